@@ -1,0 +1,66 @@
+"""A model small enough to work out by hand.
+
+Attention only, no norms, no MLP, no position code, attention scores q·k unscaled. The residual stream of a token with
+value x starts as (x, 0). Layer 0 has two heads with equal attention to all tokens so far (q = k = 0); head h carries
+v = (h + 1)·x and writes it to the second coordinate. With two layers, the single working head of layer 1 asks with
+q = second coordinate, its keys and values are the tokens' x, and it writes to the second coordinate too. The logits of
+the two words of the vocabulary are (second coordinate, 0), so p(word 0) = sigmoid(second coordinate).
+"""
+
+from types import SimpleNamespace
+
+import torch
+from mechdiff.models import PatchableModel
+from torch import Tensor, nn
+
+HEADS, WIDTH = 2, 2
+
+
+def linear(rows: list[list[float]]) -> nn.Linear:
+    layer = nn.Linear(len(rows[0]), len(rows), bias=False)
+    layer.weight.data = torch.tensor(rows)
+    return layer
+
+
+class Attention(nn.Module):
+    def __init__(self, q, k, v, o):
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = map(linear, (q, k, v, o))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # [N, T, H], heads of one dimension
+        scores = torch.einsum("nqh,nkh->nhqk", q, k)
+        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+        return self.o_proj(torch.einsum("nhqk,nkh->nqh", weights, v))
+
+
+class HandNetwork(nn.Module):
+    """Token ids are the values x themselves."""
+
+    def __init__(self, layers: list[Attention]):
+        super().__init__()
+        self.attentions = nn.ModuleList(layers)
+
+    def forward(self, input_ids: Tensor, use_cache: bool, logits_to_keep: int) -> SimpleNamespace:
+        stream = torch.stack([input_ids.double(), torch.zeros_like(input_ids).double()], -1)
+        for attention in self.attentions:
+            stream = stream + attention(stream)
+        logits = torch.stack([stream[..., 1], torch.zeros_like(stream[..., 1])], -1)
+        return SimpleNamespace(logits=logits[:, -logits_to_keep:])
+
+
+NOTHING = [[0.0, 0.0], [0.0, 0.0]]
+SECOND = [[0.0, 0.0], [1.0, 1.0]]  # both heads write to the second coordinate
+
+
+def hand_model(layers: int, values_from: str = "x") -> PatchableModel:
+    """One or two layers as above; ``values_from="second"``: layer 1 carries the second coordinate instead of x."""
+    attentions = [Attention(NOTHING, NOTHING, [[1.0, 0.0], [2.0, 0.0]], SECOND)]
+    if layers == 2:
+        value = [1.0, 0.0] if values_from == "x" else [0.0, 1.0]
+        asks = [[0.0, 1.0], [0.0, 0.0]]
+        attentions.append(Attention(asks, [[1.0, 0.0], [0.0, 0.0]], [value, [0.0, 0.0]], SECOND))
+    network = HandNetwork(attentions).double()
+    blocks = tuple(SimpleNamespace(self_attn=attention) for attention in attentions)
+    return PatchableModel("hand", network, blocks, HEADS, HEADS, 1)

@@ -1,0 +1,142 @@
+"""F(C), F(M), ablation means and random circuits."""
+
+from math import exp
+
+import numpy as np
+import pytest
+import torch
+from conftest import micro_llama
+from hand_model import hand_model
+from mechdiff.dataset import build_dataset
+from mechdiff.evaluation import (
+    circuit_correct,
+    circuit_logits,
+    count_correct,
+    mean_outputs,
+    model_correct,
+    random_circuit,
+)
+from mechdiff.examples import Examples, clean_examples
+from mechdiff.heads import Circuit, Group, Head, Position
+from mechdiff.reference import capture_outputs, editing_outputs, last_logits
+from test_path_patching import examples
+
+NOBODY = Circuit(())
+
+
+def test_means_by_hand():
+    # Head 0 gives the mean of the values so far, head 1 twice that: over prompts (1, 3) and (5, 7).
+    means = mean_outputs(hand_model(1), examples([1, 3], [5, 7]), batch_size=1)
+    assert means.shape == (1, 2, 2, 1)
+    assert means[0, :, :, 0].tolist() == [[3.0, 6.0], [4.0, 8.0]]
+
+
+def test_circuit_accuracy_by_hand():
+    # The answer, word 0, wins when the second coordinate is positive: head 0 + head 1 = 3 x mean of the two values.
+    model = hand_model(1)
+    scenes = examples([1, 1], [-2, -2], [4, -2])
+    assert model_correct(model, scenes, 2).tolist() == [True, False, True]
+    means = torch.tensor([[[0.0], [0.0]], [[-1.5], [-4.0]]], dtype=torch.float64)[None]
+    both = Group("A", Position.LAST, (Head(0, 0), Head(0, 1)))
+    # Kept heads give (1, 2), (-2, -4), (1, 2); the others their mean at the last token, -1.5 and -4.
+    assert circuit_correct(model, scenes, means, Circuit((both,)), 2).tolist() == [True, False, True]
+    first, second = (Circuit((Group("A", Position.LAST, (head,)),)) for head in both.heads)
+    assert circuit_correct(model, scenes, means, first, 2).tolist() == [False, False, False]  # 1 - 4 < 0
+    assert circuit_correct(model, scenes, means, second, 2).tolist() == [True, False, True]  # 2 - 1.5 > 0
+    assert circuit_correct(model, scenes, means, NOBODY, 2).tolist() == [False, False, False]
+
+
+@pytest.fixture(scope="module")
+def scenes(task) -> Examples:
+    rows = {"discovery": 2, "minimality": 1, "evaluation": 40, "means": 1}
+    return clean_examples(build_dataset(task, rows, 0)["evaluation"])
+
+
+def test_all_heads_at_every_token_are_the_model_exactly(scenes):
+    model = micro_llama(layers=3, heads=3)
+    means = mean_outputs(model, scenes, 16)
+    everywhere = torch.ones(3, len(scenes), scenes.input_ids.shape[1], 3, 1, dtype=torch.bool)
+    with editing_outputs(model, lambda layer, z: torch.where(everywhere[layer], z, means[layer])):
+        logits = last_logits(model, scenes.input_ids)
+    assert torch.equal(logits, last_logits(model, scenes.input_ids))
+
+
+def test_all_heads_in_the_circuit_give_f_of_m_exactly_when_every_token_is_a_named_position():
+    """Prompts of four tokens, one for each named position: the circuit of all heads is then the whole model."""
+    model = micro_llama(layers=3, heads=3, vocabulary=12)
+    ids = torch.randint(12, (64, 4), generator=torch.Generator().manual_seed(0))
+    at = {p: torch.full((64,), i) for i, p in enumerate(Position)}
+    answers = last_logits(model, ids).argmax(-1)
+    answers[::2] = (answers[::2] + 1) % 12
+    rows = Examples(ids, answers, at)
+    whole = Circuit(tuple(Group(p, p, tuple(model.heads)) for p in Position))
+    means = mean_outputs(model, rows, 16)
+    correct = circuit_correct(model, rows, means, whole, 16)
+    assert correct.tolist() == model_correct(model, rows, 16).tolist() == [False, True] * 32
+    assert circuit_correct(model, rows, means, NOBODY, 16).tolist() != correct.tolist()
+
+
+def test_only_the_circuits_heads_at_their_own_positions_keep_their_output(scenes):
+    """Against an ablation written out by hand, head by head and example by example."""
+    model = micro_llama(layers=2, heads=2)
+    means = torch.randn(2, scenes.input_ids.shape[1], 2, 4, generator=torch.Generator().manual_seed(0))
+    circuit = Circuit((Group("C", Position.QUERY_LABEL, (Head(0, 1),)), Group("B", Position.LAST, (Head(1, 0),))))
+
+    def ablate(layer, z):
+        ablated = means[layer].expand_as(z).clone()
+        for row in range(len(scenes)):
+            if layer == 0:
+                at = scenes.positions[Position.QUERY_LABEL][row]
+                ablated[row, at, 1] = z[row, at, 1]
+            else:
+                at = scenes.positions[Position.LAST][row]
+                ablated[row, at, 0] = z[row, at, 0]
+        return ablated
+
+    with editing_outputs(model, ablate):
+        expected = last_logits(model, scenes.input_ids)
+    torch.testing.assert_close(circuit_logits(model, scenes, means, circuit), expected)
+    for group in ("B", "C"):
+        smaller = circuit.without(group, circuit[group].heads)
+        assert not torch.allclose(circuit_logits(model, scenes, means, smaller), expected)
+
+
+def test_means_are_per_head_and_absolute_position_and_do_not_depend_on_batches(scenes):
+    model = micro_llama(layers=2, heads=2)
+    outputs, _ = capture_outputs(model, scenes.input_ids)
+    expected = torch.stack([z.double().mean(0) for z in outputs]).float()
+    torch.testing.assert_close(mean_outputs(model, scenes, 40), expected)
+    torch.testing.assert_close(mean_outputs(model, scenes, 7), expected, atol=1e-6, rtol=0)
+
+
+def test_a_circuit_is_evaluated_once_however_often_it_is_asked_for(scenes):
+    model = micro_llama()
+    means = mean_outputs(model, scenes, 40)
+    one = Circuit((Group("A", Position.LAST, (Head(0, 0),)),))
+    same = Circuit((Group("A", Position.LAST, (Head(0, 0),)),))
+    counts = count_correct(model, scenes, means, [one, same, NOBODY], 40)
+    assert len(counts) == 2
+    assert counts[one] == circuit_correct(model, scenes, means, one, 40).sum()
+
+
+def test_random_circuits_have_the_same_number_of_heads_per_position_and_none_twice():
+    model = micro_llama(layers=4, heads=4)
+    circuit = Circuit(
+        (
+            Group("A", Position.LAST, tuple(model.heads[:5])),
+            Group("B", Position.LAST, tuple(model.heads[5:7])),
+            Group("C", Position.QUERY_LABEL, tuple(model.heads[:3])),
+        )
+    )
+    rng = np.random.default_rng(0)
+    drawn = [random_circuit(model, circuit, rng) for _ in range(50)]
+    for each in drawn:
+        sizes = {group.position: len(set(group.heads)) for group in each.groups}
+        assert sizes == {Position.LAST: 7, Position.QUERY_LABEL: 3}
+    assert len(set(drawn)) > 45
+    assert {head for each in drawn for head, _ in each.nodes()} == set(model.heads), "from all heads"
+
+
+def test_the_hand_models_probability_is_what_its_docstring_says():
+    logits = last_logits(hand_model(1), torch.tensor([[1, 3]]))
+    assert logits.softmax(-1)[0, 0].item() == pytest.approx(1 / (1 + exp(-6)))

@@ -1,0 +1,185 @@
+"""Path patching: a model worked out by hand, limit cases, and random Llamas."""
+
+from math import exp
+
+import pandas as pd
+import pytest
+import torch
+from conftest import micro_llama
+from hand_model import hand_model
+from mechdiff.dataset import build_dataset
+from mechdiff.examples import Examples, clean_examples, noise_examples
+from mechdiff.heads import Head, Position
+from mechdiff.path_patching import (
+    Step,
+    ranked,
+    receiver_heads,
+    relative_changes,
+    score_table,
+    select_candidates,
+)
+from mechdiff.reference import answer_log_probability, capture_outputs, editing_outputs, last_logits
+
+LAST = Position.LAST
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + exp(-x))
+
+
+def examples(*prompts: list[int]) -> Examples:
+    ids = torch.tensor(prompts)
+    at = torch.full((len(ids),), ids.shape[1] - 1)
+    return Examples(ids, torch.zeros(len(ids), dtype=torch.int64), {LAST: at, Position.QUERY_LABEL: at - 1})
+
+
+def test_into_the_logits_by_hand():
+    # Clean tokens (1, 3): head 0 gives the mean 2, head 1 gives 4, p = sigmoid(6).
+    # Noise tokens (0, 2): head 0 gives 1, head 1 gives 2: patching one head lowers the sum to 5 and to 4.
+    changes = relative_changes(hand_model(1), examples([1, 3]), examples([0, 2]), LAST, None, None, batch_size=8)
+    assert changes[Head(0, 0)].tolist() == pytest.approx([sigmoid(5) / sigmoid(6) - 1], rel=1e-9)
+    assert changes[Head(0, 1)].tolist() == pytest.approx([sigmoid(4) / sigmoid(6) - 1], rel=1e-9)
+
+
+def test_into_queries_by_hand_changes_the_query_and_nothing_else():
+    # Tokens (1, 3), s = 6 after layer 0. Layer 1 attends to 3 with weight sigmoid(3s - s) and gives
+    # z = 1 + 2 sigmoid(2s); p = sigmoid(s + z). With head 0 patched the query is 5, but s itself stays 6 on its way
+    # to the logits.
+    receivers = [Head(1, 0)]
+    changes = relative_changes(hand_model(2), examples([1, 3]), examples([0, 2]), LAST, receivers, "q", batch_size=8)
+
+    def p(query: float) -> float:
+        return sigmoid(6 + 1 + 2 * sigmoid(2 * query))
+
+    assert changes[Head(0, 0)].tolist() == pytest.approx([p(5) / p(6) - 1], rel=1e-9)
+    assert changes[Head(0, 1)].tolist() == pytest.approx([p(4) / p(6) - 1], rel=1e-9)
+
+
+def test_into_values_by_hand_at_an_earlier_position():
+    # Layer 1 carries the second coordinate s_t of each token t: at tokens (1, 3), s = (3, 6), with weight
+    # w = sigmoid(2·6) on the last. Patched at the first token from noise (0, 2): head 0 gives 0 instead of 1, so the
+    # value there is 2.
+    model = hand_model(2, values_from="second")
+    clean, noise = examples([1, 3]), examples([0, 2])
+    changes = relative_changes(model, clean, noise, Position.QUERY_LABEL, [Head(1, 0)], "v", batch_size=8)
+    w = sigmoid(12)
+
+    def p(first_value: float) -> float:
+        return sigmoid(6 + (1 - w) * first_value + w * 6)
+
+    assert changes[Head(0, 0)].tolist() == pytest.approx([p(2) / p(3) - 1], rel=1e-9)
+    assert changes[Head(0, 1)].tolist() == pytest.approx([p(1) / p(3) - 1], rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def prompts(task) -> tuple[Examples, Examples]:
+    rows = {"discovery": 6, "minimality": 1, "evaluation": 1, "means": 1}
+    table = build_dataset(task, rows, 0)["discovery"]
+    return clean_examples(table), noise_examples(table)
+
+
+STEPS = [
+    (LAST, None, None),
+    (LAST, [Head(2, 0), Head(1, 2)], "q"),
+    (Position.QUERY_LABEL, [Head(2, 1)], "v"),
+    (Position.PREVIOUS_QUERY_LABEL, [Head(1, 0), Head(2, 2)], "v"),
+    (LAST, [Head(2, 2)], "k"),
+]
+
+
+@pytest.mark.parametrize(("position", "receivers", "via"), STEPS)
+@pytest.mark.parametrize("values", [3, 1])
+def test_noise_equal_to_the_original_changes_nothing_at_all(prompts, position, receivers, via, values):
+    clean, _ = prompts
+    model = micro_llama(layers=3, heads=3, values=values)
+    changes = relative_changes(model, clean, clean, position, receivers, via, batch_size=4)
+    assert all(change.eq(0).all() for change in changes.values())
+
+
+@pytest.mark.parametrize(("position", "receivers", "via"), STEPS)
+@pytest.mark.parametrize("values", [3, 1])
+def test_heads_in_or_above_the_highest_receiver_score_exactly_zero_and_some_below_do_not(
+    prompts, position, receivers, via, values
+):
+    model = micro_llama(layers=3, heads=3, values=values)
+    changes = relative_changes(model, *prompts, position, receivers, via, batch_size=4)
+    highest = 3 if receivers is None else max(head.layer for head in receivers)
+    for head, change in changes.items():
+        assert change.eq(0).all() == (head.layer >= highest), head
+
+
+def test_batches_do_not_change_scores(prompts):
+    model = micro_llama(layers=3, heads=3)
+    whole = relative_changes(model, *prompts, LAST, [Head(2, 0)], "q", batch_size=6)
+    parts = relative_changes(model, *prompts, LAST, [Head(2, 0)], "q", batch_size=4)
+    for head in model.heads:
+        torch.testing.assert_close(whole[head], parts[head], atol=1e-6, rtol=0)
+
+
+def test_in_one_layer_a_path_patch_is_an_activation_patch(prompts):
+    """With one layer nothing lies between head and logits, so freezing the other heads is no restriction."""
+    clean, noise = prompts
+    model = micro_llama(layers=1, heads=3)
+    changes = relative_changes(model, clean, noise, LAST, None, None, batch_size=6)
+    outputs, _ = capture_outputs(model, noise.input_ids)
+    original = answer_log_probability(last_logits(model, clean.input_ids), clean.answers)
+    for head in model.heads:
+
+        def patch(layer, z, head=head):
+            z = z.clone()
+            z[:, -1, head.index] = outputs[layer][:, -1, head.index]
+            return z
+
+        with editing_outputs(model, patch):
+            patched = answer_log_probability(last_logits(model, clean.input_ids), clean.answers)
+        torch.testing.assert_close(changes[head], torch.expm1(patched - original), atol=1e-6, rtol=0)
+
+
+def test_no_hook_is_left_behind_even_after_an_error():
+    model = micro_llama()
+    ids = torch.arange(6)[None]
+    before = last_logits(model, ids)
+
+    def fail(layer, z):
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"), editing_outputs(model, fail):
+        last_logits(model, ids)
+    assert torch.equal(last_logits(model, ids), before)
+
+
+def test_the_table_has_mean_standard_error_and_n():
+    table = score_table("m", "A", {Head(0, 1): torch.tensor([-0.5, -0.1, 0.0, 0.2], dtype=torch.float64)})
+    row = table.iloc[0]
+    assert (row["model"], row["group"], row["layer"], row["head"], row["n"]) == ("m", "A", 0, 1, 4)
+    assert row["score"] == pytest.approx(-0.1)
+    assert row["stderr"] == pytest.approx((0.26 / 3 / 4) ** 0.5)  # variance 0.26 / 3, of the mean of four
+
+
+def scores(values: dict[str, float]) -> pd.DataFrame:
+    heads = [Head.parse(name) for name in values]
+    return pd.DataFrame(
+        {"layer": [h.layer for h in heads], "head": [h.index for h in heads], "score": list(values.values())}
+    )
+
+
+def test_most_negative_first_and_ties_in_model_order():
+    table = scores({"L2 H0": 0.0, "L1 H1": -0.5, "L0 H1": 0.0, "L0 H0": 0.3})
+    assert [str(head) for head in ranked(table)] == ["L1 H1", "L0 H1", "L2 H0", "L0 H0"]
+    assert receiver_heads(table, 1) == [Head(1, 1)]
+
+
+def test_candidates_pass_over_the_heads_of_excluded_groups():
+    plan = [
+        Step("A", "Value Fetcher", LAST, "logits", None, receivers=1, keep=2, exclude=("B",)),
+        Step("B", "Position Transmitter", LAST, "A", "q", receivers=1, keep=1),
+    ]
+    circuit = select_candidates(
+        plan,
+        {
+            "A": scores({"L0 H0": -0.9, "L0 H1": -0.8, "L1 H0": -0.7, "L1 H1": 0.1}),
+            "B": scores({"L0 H0": 0.0, "L0 H1": -0.2, "L1 H0": -0.1, "L1 H1": 0.0}),
+        },
+    )
+    assert circuit["A"].heads == (Head(0, 0), Head(1, 0))
+    assert circuit["B"].heads == (Head(0, 1),)

@@ -1,0 +1,57 @@
+"""The authors' released Llama-7B files give, by this project's selection code, the authors' released circuit.
+
+The files are not part of the project; where they are absent these tests are skipped.
+"""
+
+import ast
+import json
+
+import pandas as pd
+import pytest
+from conftest import REFERENCE
+from mechdiff.heads import Head, Position
+from mechdiff.minimality import is_kept, minimality_score
+from mechdiff.path_patching import Step, select_candidates
+
+pytestmark = pytest.mark.skipif(not REFERENCE.exists(), reason="the authors' released files are not here")
+
+GROUPS = {"A": "value_fetcher", "B": "pos_transmitter", "C": "pos_detector", "D": "struct_reader"}
+PLAN = [
+    Step("A", "Value Fetcher", Position.LAST, "logits", None, receivers=20, keep=50, exclude=("B",)),
+    Step("B", "Position Transmitter", Position.LAST, "A", "q", receivers=5, keep=10),
+    Step("C", "Position Detector", Position.QUERY_LABEL, "B", "v", receivers=10, keep=25),
+    Step("D", "Structure Reader", Position.PREVIOUS_QUERY_LABEL, "C", "v", receivers=None, keep=5),
+]
+
+
+def load(name: str) -> dict:
+    return json.loads((REFERENCE / f"{name}_llama.json").read_text())
+
+
+def released_head(key: str) -> Head:
+    module, index = ast.literal_eval(key)
+    return Head(int(module.split(".")[2]), index)
+
+
+@pytest.fixture(scope="module")
+def candidates():
+    scores = {}
+    for group, name in GROUPS.items():
+        layers = enumerate(load("path_patching")[name])
+        rows = [(layer, head, score) for layer, row in layers for head, score in enumerate(row)]
+        scores[group] = pd.DataFrame(rows, columns=["layer", "head", "score"])
+    return select_candidates(PLAN, scores)
+
+
+@pytest.mark.parametrize(("group", "name"), GROUPS.items())
+def test_candidates_are_the_ones_the_authors_pruned(candidates, group, name):
+    assert list(candidates[group].heads) == [released_head(key) for key in load("minimality")[name]]
+
+
+@pytest.mark.parametrize(("group", "name"), GROUPS.items())
+def test_minimality_at_one_percent_gives_the_released_circuit(candidates, group, name):
+    released = load("minimality")
+    significance = next(value for key, value in released.items() if key.startswith(f"{name}_"))
+    tested = {released_head(key): accuracies for key, accuracies in significance.items()}
+    kept = [head for head in candidates[group].heads if is_kept(minimality_score(*tested[head]), 0.01)]
+    assert [[head.layer, head.index] for head in kept] == load("circuit")[name]

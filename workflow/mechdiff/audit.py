@@ -1,0 +1,90 @@
+"""Audit of a run: re-hash everything behind its tables and name the first file that does not match.
+
+Steps, from the beginning of the chain to its end, so that the first file named is where it broke:
+
+1. The manifest has the digest it was sealed with; every record has the hash the manifest gives.
+2. Records are put in order: a job comes after the jobs that made its inputs.
+3. Each file a record names is hashed: inputs that no job made (weights, object lists), then outputs.
+4. What a job read is what the job before it wrote.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mechdiff.errors import InputError
+from mechdiff.provenance import file_sha256, manifest_matches, read_record
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was verified: files by hash, and jobs."""
+
+    files: int
+    jobs: int
+    digest: str
+
+
+def audit(folder: str | Path) -> dict[str, Audit]:
+    """Verify every run under a folder, run by run. Raises InputError that names the first file that does not match."""
+    manifests = sorted(Path(folder).rglob(MANIFEST))
+    if not manifests:
+        raise InputError(f"{folder}: no {MANIFEST} in it, so no finished run to audit")
+    return {str(path.parent): _audit_run(path) for path in manifests}
+
+
+def _audit_run(path: Path) -> Audit:
+    manifest = read_record(path)
+    if not isinstance(manifest, dict) or not manifest_matches(manifest):
+        raise InputError(f"{path}: does not have the digest it was sealed with")
+    root = _root(path, manifest)
+    for record_path, sha256 in manifest["records"].items():
+        _verify(root / record_path, sha256, record_path)
+    records = _in_order({name: read_record(root / name) for name in manifest["records"]})
+    made: dict[str, str] = {}
+    hashed: set[str] = set()
+    for name, record in records:
+        for file in record["inputs"]:
+            if made.get(file["path"], file["sha256"]) != file["sha256"]:
+                raise InputError(f"{file['path']}: {name} read another version than its job wrote")
+        for file in (*record["inputs"], *record["outputs"]):
+            if file["path"] not in hashed:
+                _verify(root / file["path"], file["sha256"], file["path"])
+                hashed.add(file["path"])
+        made |= {file["path"]: file["sha256"] for file in record["outputs"]}
+    return Audit(len(hashed), len(records), manifest["digest"])
+
+
+def _verify(path: Path, sha256: str, name: str) -> None:
+    if not path.is_file():
+        raise InputError(f"{name}: missing")
+    if file_sha256(path) != sha256:
+        raise InputError(f"{name}: does not match its recorded sha256 {sha256[:12]}…")
+
+
+def _root(path: Path, manifest: dict[str, Any]) -> Path:
+    """The folder that recorded paths are relative to: from there the manifest is results/<run>/manifest.json."""
+    depth = len(Path(manifest["run"]).parts) + 1
+    return path.resolve().parents[depth - 1]
+
+
+def _in_order(records: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Records sorted so that a job comes after the jobs that made its inputs."""
+    maker = {file["path"]: name for name, record in records.items() for file in record["outputs"]}
+    ordered: dict[str, dict[str, Any]] = {}
+
+    def visit(name: str) -> None:
+        if name in ordered:
+            return
+        for file in records[name]["inputs"]:
+            if file["path"] in maker and maker[file["path"]] != name:
+                visit(maker[file["path"]])
+        ordered[name] = records[name]
+
+    for name in sorted(records):
+        visit(name)
+    return list(ordered.items())

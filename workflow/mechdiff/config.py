@@ -1,0 +1,182 @@
+"""The configuration: read, checked as a whole before anything runs, defaults filled in.
+
+The schema (workflow/schemas/config.schema.yaml) says what each key means. What a schema cannot say is checked here:
+that names refer to something, that no k is larger than the number of heads, that enough objects are left for the
+boxes, and that a fine-tuned model has the shape of its base. Checkpoints that are not on disk yet (a rule may make
+them) are checked when they are opened.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from mechdiff.checkpoints import is_adapter, read_shape, read_tokenizer
+from mechdiff.errors import InputError
+from mechdiff.task import BoxTask
+
+SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
+
+
+def checked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with every default filled in; InputError with one line that names key, value and what is allowed."""
+    schema = yaml.safe_load(SCHEMA.read_text())
+    filled = copy.deepcopy(dict(config))
+    problems = sorted(jsonschema.Draft202012Validator(schema).iter_errors(filled), key=lambda e: list(map(str, e.path)))
+    if problems:
+        raise InputError(_explain(problems[0]))
+    _fill_defaults(filled, schema)
+    _check_models(filled)
+    _check_plan(filled)
+    _check_minimality(filled)
+    _check_task(filled)
+    return filled
+
+
+def base_model(config: Mapping[str, Any]) -> str:
+    """The name of the one base model."""
+    return next(name for name, model in config["models"].items() if model["base"] is None)
+
+
+def read_objects(path: str | Path) -> list[str]:
+    """The words of an object file, one a line; InputError when it is missing or repeats a word."""
+    try:
+        words = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"task.objects: {path}: cannot be read ({error})") from error
+    words = [word.strip() for word in words if word.strip()]
+    repeated = sorted({word for word in words if words.count(word) > 1})
+    if repeated:
+        raise InputError(f"task.objects: {path}: {repeated[0]!r} stands there twice, each object may stand once")
+    return words
+
+
+def plan_for(config: Mapping[str, Any], model: str) -> list[dict[str, Any]]:
+    """The discovery plan of one model: its own keep and receivers in place."""
+    return [
+        {key: value for key, value in (entry | entry["per_model"].get(model, {})).items() if key != "per_model"}
+        for entry in config["plan"]
+    ]
+
+
+def threshold_for(config: Mapping[str, Any], model: str) -> float:
+    """The minimality threshold of one model."""
+    return config["minimality"]["per_model"].get(model, config["minimality"]["threshold"])
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    """One line: key, value, what is allowed."""
+    key = ".".join(str(part) for part in error.absolute_path)
+    if error.validator == "additionalProperties":
+        allowed = sorted(error.schema.get("properties", {}))
+        unknown = sorted(set(error.instance) - set(allowed))[0]
+        return f"{f'{key}.' if key else ''}{unknown}: unknown key; allowed: {', '.join(allowed)}"
+    if error.validator == "required":
+        missing = next(name for name in error.validator_value if name not in error.instance)
+        return f"{f'{key}.' if key else ''}{missing}: missing key, it has no default"
+    allowed = {
+        "type": lambda v: f"a value of type {v if isinstance(v, str) else ' or '.join(v)}",
+        "enum": lambda v: "one of " + ", ".join("null" if x is None else str(x) for x in v),
+        "minimum": lambda v: f"at least {v}",
+        "maximum": lambda v: f"at most {v}",
+        "pattern": lambda v: f"text of the form {v}",
+        "minItems": lambda v: f"at least {v} entry",
+        "minProperties": lambda v: f"at least {v} entry",
+    }.get(error.validator, lambda v: error.message)(error.validator_value)
+    return f"{key or 'config'}: {error.instance!r} is not allowed; allowed: {allowed}"
+
+
+def _fill_defaults(value: Any, schema: Mapping[str, Any]) -> None:
+    if isinstance(value, dict):
+        for key, part in schema.get("properties", {}).items():
+            if "default" in part:
+                value.setdefault(key, copy.deepcopy(part["default"]))
+            if key in value:
+                _fill_defaults(value[key], part)
+        extra = schema.get("additionalProperties")
+        if isinstance(extra, dict):
+            for key in value.keys() - schema.get("properties", {}).keys():
+                _fill_defaults(value[key], extra)
+    elif isinstance(value, list):
+        for item in value:
+            _fill_defaults(item, schema.get("items", {}))
+
+
+def _check_models(config: Mapping[str, Any]) -> None:
+    models = config["models"]
+    bases = [name for name, model in models.items() if model["base"] is None]
+    for name, model in models.items():
+        if model["base"] is not None and model["base"] not in bases:
+            raise InputError(f"models.{name}.base: unknown model {model['base']!r}; allowed: null, {', '.join(bases)}")
+    if len(bases) != 1:
+        raise InputError(f"models: {len(bases)} have no base ({', '.join(bases)}); exactly one must be the base")
+    base_path = models[bases[0]]["path"]
+    for name, model in models.items():
+        path = model["path"]
+        if not _present(path) or not _present(base_path):
+            continue
+        shape, wanted = read_shape(path), read_shape(base_path)
+        if shape != wanted:
+            raise InputError(f"models.{name}.path: {path} has shape {shape}; allowed: that of its base, {wanted}")
+
+
+def _check_plan(config: Mapping[str, Any]) -> None:
+    models, plan = config["models"], config["plan"]
+    groups = [entry["group"] for entry in plan]
+    for i, entry in enumerate(plan):
+        key = f"plan.{i}"
+        if groups.count(entry["group"]) > 1:
+            raise InputError(f"{key}.group: {entry['group']!r} stands there twice; allowed: each group once")
+        if entry["receiver"] != "logits" and entry["receiver"] not in groups[:i]:
+            earlier = ", ".join(["logits", *groups[:i]])
+            raise InputError(f"{key}.receiver: unknown group {entry['receiver']!r}; allowed: {earlier}")
+        if (entry["receiver"] == "logits") != (entry["via"] is None):
+            allowed = "null" if entry["receiver"] == "logits" else "q, k, v"
+            raise InputError(f"{key}.via: {entry['via']!r} with receiver {entry['receiver']!r}; allowed: {allowed}")
+        for other in entry["exclude"]:
+            if other not in groups or other == entry["group"]:
+                others = ", ".join(g for g in groups if g != entry["group"])
+                raise InputError(f"{key}.exclude: unknown group {other!r}; allowed: {others}")
+            if entry["group"] in plan[groups.index(other)]["exclude"]:
+                raise InputError(f"{key}.exclude: {other!r} excludes {entry['group']!r} too; allowed: one of the two")
+        for name in entry["per_model"]:
+            if name not in models:
+                raise InputError(f"{key}.per_model: unknown model {name!r}; allowed: {', '.join(models)}")
+    for name, model in models.items():
+        for i, entry in enumerate(plan_for(config, name)):
+            receives = any(other["receiver"] == entry["group"] for other in plan)
+            if receives and entry["receivers"] is None:
+                raise InputError(f"plan.{i}.receivers: null, but a later group is sent to {entry['group']!r}")
+            if _present(model["path"]):
+                heads = (shape := read_shape(model["path"])).layers * shape.heads
+                for k in ("keep", "receivers"):
+                    if (entry[k] or 0) > heads:
+                        raise InputError(f"plan.{i}.{k}: {entry[k]} for {name}; allowed: at most its {heads} heads")
+
+
+def _check_minimality(config: Mapping[str, Any]) -> None:
+    for name in config["minimality"]["per_model"]:
+        if name not in config["models"]:
+            allowed = ", ".join(config["models"])
+            raise InputError(f"minimality.per_model: unknown model {name!r}; allowed: {allowed}")
+
+
+def _check_task(config: Mapping[str, Any]) -> None:
+    objects = read_objects(config["task"]["objects"])
+    boxes = config["task"]["boxes"]
+    if len(objects) < boxes:
+        raise InputError(f"task.objects: {len(objects)} objects for task.boxes = {boxes}; allowed: at least {boxes}")
+    path = config["models"][base_model(config)]["path"]
+    if _present(path):
+        BoxTask(read_tokenizer(path), boxes, objects)
+    if config["planted"] is not None and not Path(config["planted"]).exists():
+        raise InputError(f"planted: {config['planted']} does not exist; allowed: a family file, or null")
+
+
+def _present(path: str) -> bool:
+    return is_adapter(path) or (Path(path) / "config.json").exists()

@@ -1,0 +1,123 @@
+"""The run's dataset: scenes drawn from a seed and written as one table per split (paper, section 3).
+
+Splits: ``discovery`` (path patching), ``minimality``, ``evaluation`` and ``means`` (the scenes behind mean ablation,
+with a random query letter). By default every row of every split has a scene of its own. ``rows="shared"`` gives the
+paper's layout instead: each scene is queried once per box, in consecutive rows, and the splits overlap.
+
+Columns: scene_id, prompt, input_ids, answer, answer_id, query_label, the named positions (``Position.column``), and the
+scene itself (objects, labels, query). ``discovery`` also has the noise prompt: another scene, whose query label is a
+letter that labels none of its boxes; its previous_query_label is one of its label positions, drawn once per row.
+In ``means`` the letter may label no box: then answer and the positions that depend on it are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import perm
+
+import numpy as np
+import pandas as pd
+
+from mechdiff.errors import InputError
+from mechdiff.heads import Position
+from mechdiff.seeds import stream
+from mechdiff.task import BoxTask, Prompt, Scene
+
+SPLITS = ("discovery", "minimality", "evaluation", "means")
+SCENE_COLUMNS = ("query", "answer_id", Position.PREVIOUS_QUERY_LABEL.column, Position.CORRECT_OBJECT.column)
+
+
+def build_dataset(
+    task: BoxTask, rows: Mapping[str, int], seed: int, layout: str = "disjoint"
+) -> dict[str, pd.DataFrame]:
+    """One table per split, ``rows[split]`` rows each; the same seed gives the same tables.
+
+    Raises InputError when the task has fewer different scenes than rows.
+    """
+    needed = sum(rows.values())
+    possible = perm(len(task.objects), task.boxes) * perm(len(task.labels), task.boxes)
+    if possible < needed:
+        raise InputError(f"dataset.rows: {needed} rows ask for different scenes, task has only {possible}")
+    if layout == "shared":
+        scenes = _shared_scenes(task, rows, seed)
+    else:
+        seen: set[Scene] = set()
+        scenes = {split: _fresh_scenes(task, rows[split], stream(seed, "scenes", split), seen) for split in SPLITS}
+    tables, first_id = {}, 0
+    for split in SPLITS:
+        ids = [first_id + i for i in range(rows[split])]
+        if layout == "shared":
+            ids = [i if split == "means" else i // task.boxes for i in range(rows[split])]
+        else:
+            first_id += rows[split]
+        rng = stream(seed, "prompts", split)
+        tables[split] = pd.DataFrame(
+            [_row(task, scene_id, scene, split, rng) for scene_id, scene in zip(ids, scenes[split], strict=True)]
+        )
+        if split == "means":
+            tables[split] = tables[split].astype(dict.fromkeys(SCENE_COLUMNS, "Int64"))
+    return tables
+
+
+def draw_scene(task: BoxTask, rng: np.random.Generator) -> Scene:
+    """Distinct objects, distinct labels, a random query; uniform."""
+    objects = rng.choice(len(task.objects), task.boxes, replace=False)
+    labels = rng.choice(len(task.labels), task.boxes, replace=False)
+    return Scene(
+        tuple(task.objects[i] for i in objects), tuple(task.labels[i] for i in labels), int(rng.integers(task.boxes))
+    )
+
+
+def _fresh_scenes(task: BoxTask, n: int, rng: np.random.Generator, seen: set) -> list[Scene]:
+    """n scenes whose (objects, labels) no earlier scene has."""
+    scenes = []
+    while len(scenes) < n:
+        scene = draw_scene(task, rng)
+        if (scene.objects, scene.labels) not in seen:
+            seen.add((scene.objects, scene.labels))
+            scenes.append(scene)
+    return scenes
+
+
+def _shared_scenes(task: BoxTask, rows: Mapping[str, int], seed: int) -> dict[str, list[Scene]]:
+    """The paper's rows: scene i is queried for each of its boxes in turn; every split starts at row 0."""
+    firsts = _fresh_scenes(task, max(rows.values()), stream(seed, "scenes", "shared"), set())
+    queried = [Scene(s.objects, s.labels, query) for s in firsts for query in range(task.boxes)]
+    return {split: (firsts if split == "means" else queried)[: rows[split]] for split in SPLITS}
+
+
+def _row(task: BoxTask, scene_id: int, scene: Scene, split: str, rng: np.random.Generator) -> dict:
+    query_label = scene.labels[scene.query]
+    if split == "means":
+        query_label = task.labels[rng.integers(len(task.labels))]
+    prompt = task.write(scene, query_label)
+    row = {"scene_id": scene_id, "prompt": prompt.text, "input_ids": list(prompt.input_ids)}
+    row |= {"answer": None, "answer_id": None, "query_label": query_label} | _positions(prompt)
+    row |= {"objects": list(scene.objects), "labels": list(scene.labels)}
+    row |= dict.fromkeys(SCENE_COLUMNS)
+    if query_label in scene.labels:
+        query = scene.labels.index(query_label)
+        row |= {"answer": scene.objects[query], "answer_id": task.answer_id(scene.objects[query]), "query": query}
+        row[Position.PREVIOUS_QUERY_LABEL.column] = prompt.label_positions[query]
+        row[Position.CORRECT_OBJECT.column] = prompt.object_positions[query]
+    if split == "discovery":
+        row |= _noise(task, scene, rng)
+    return row
+
+
+def _positions(prompt: Prompt) -> dict[str, int]:
+    return {Position.LAST.column: prompt.last, Position.QUERY_LABEL.column: prompt.query_label_position}
+
+
+def _noise(task: BoxTask, scene: Scene, rng: np.random.Generator) -> dict:
+    """Columns of the noise prompt of one discovery row."""
+    noise = draw_scene(task, rng)
+    while (noise.objects, noise.labels) == (scene.objects, scene.labels):
+        noise = draw_scene(task, rng)
+    absent = [label for label in task.labels if label not in noise.labels]
+    prompt = task.write(noise, absent[rng.integers(len(absent))])
+    positions = _positions(prompt)
+    positions[Position.PREVIOUS_QUERY_LABEL.column] = prompt.label_positions[rng.integers(task.boxes)]
+    return {"noise_prompt": prompt.text, "noise_input_ids": list(prompt.input_ids)} | {
+        f"noise_{column}": position for column, position in positions.items()
+    }

@@ -1,0 +1,113 @@
+"""The vocabulary of circuits: heads, named positions, groups.
+
+A circuit is a set of nodes (head, position), kept by group (paper, section 4.1: Cir = {(a, t)}).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from mechdiff.errors import InputError
+
+
+@dataclass(frozen=True, order=True)
+class Head:
+    """One attention head, counted from 0 and printed as the paper prints it: ``L15 H3``."""
+
+    layer: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer} H{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """Read ``L15 H3``; raise InputError on anything else."""
+        match = re.fullmatch(r"L(\d+) H(\d+)", text)
+        if not match:
+            raise InputError(f"head {text!r}: expected the form 'L15 H3'")
+        return cls(int(match[1]), int(match[2]))
+
+
+def all_heads(layers: int, heads_per_layer: int) -> list[Head]:
+    """Every head of a model, layer by layer."""
+    return [Head(layer, index) for layer in range(layers) for index in range(heads_per_layer)]
+
+
+class Position(StrEnum):
+    """A token's role in the prompt; the dataset has one integer column for each."""
+
+    LAST = "last"
+    QUERY_LABEL = "query_label"
+    PREVIOUS_QUERY_LABEL = "previous_query_label"
+    CORRECT_OBJECT = "correct_object"
+
+    @property
+    def column(self) -> str:
+        """The dataset column that holds it."""
+        return "last" if self is Position.LAST else f"{self.value}_pos"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The heads that act together at one position, strongest first."""
+
+    name: str
+    position: Position
+    heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """Groups of heads at their positions. Immutable: removing heads gives another circuit."""
+
+    groups: tuple[Group, ...]
+
+    def __getitem__(self, name: str) -> Group:
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(name)
+
+    def __len__(self) -> int:
+        return len(self.nodes())
+
+    def nodes(self) -> frozenset[tuple[Head, Position]]:
+        """The set of (head, position) that makes up the circuit."""
+        return frozenset((head, group.position) for group in self.groups for head in group.heads)
+
+    def without(self, name: str, removed: Iterable[Head]) -> Circuit:
+        """C \\ K for a set K of heads of one group."""
+        gone = set(removed)
+        return Circuit(
+            tuple(
+                replace(g, heads=tuple(h for h in g.heads if h not in gone)) if g.name == name else g
+                for g in self.groups
+            )
+        )
+
+    def to_json(self) -> str:
+        """Text form, one group a line."""
+        rows = [
+            json.dumps({"group": g.name, "position": g.position, "heads": [str(h) for h in g.heads]})
+            for g in self.groups
+        ]
+        return "[\n  " + ",\n  ".join(rows) + "\n]\n"
+
+    @classmethod
+    def read(cls, path: str | Path) -> Circuit:
+        """Read a file written from :meth:`to_json`."""
+        try:
+            return cls(
+                tuple(
+                    Group(row["group"], Position(row["position"]), tuple(map(Head.parse, row["heads"])))
+                    for row in json.loads(Path(path).read_text())
+                )
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a circuit file ({error})") from error

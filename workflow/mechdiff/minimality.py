@@ -1,0 +1,105 @@
+"""Pruning a circuit by minimality (paper, section 4.2 and appendix B).
+
+For each group G of the circuit C and each head v of G:
+
+1. Rank the other heads v_j of G by F(C\\{v_j}) - F(C\\{v, v_j}), highest first.
+2. K = the heads with a positive difference among the first 30 % (of G, rounded up) of that ranking.
+3. score(v) = (F(C\\K) - F(C\\(K+{v}))) / F(C\\(K+{v})). Keep v when score >= threshold.
+
+F counts correct answers; counts are kept exact and only ratios are divided. Where F(C\\(K+{v})) is 0 the score is
+undefined: v is kept, and the table says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import combinations_with_replacement
+from math import ceil
+
+import pandas as pd
+
+from mechdiff.heads import Circuit, Group, Head
+
+Evaluate = Callable[[list[Circuit]], Mapping[Circuit, int]]
+PairCounts = Mapping[frozenset[Head], int]
+
+
+def pair_circuits(circuit: Circuit, group: Group) -> dict[frozenset[Head], Circuit]:
+    """C without each head, and without each pair of heads, of one group."""
+    removed = {frozenset(pair) for pair in combinations_with_replacement(group.heads, 2)}
+    return {heads: circuit.without(group.name, heads) for heads in sorted(removed, key=sorted)}
+
+
+def context_set(group: Group, head: Head, correct: PairCounts, fraction: float) -> tuple[Head, ...]:
+    """K for one head v. correct: number of right answers with one head or a pair of the group removed from C."""
+    others = [other for other in group.heads if other != head]
+    gain = {other: correct[frozenset({other})] - correct[frozenset({head, other})] for other in others}
+    ranking = sorted(others, key=lambda other: -gain[other])  # stable: ties in the group's own order
+    first = ranking[: ceil(round(fraction * len(group.heads), 9))]
+    return tuple(other for other in first if gain[other] > 0)
+
+
+def minimality_score(without_k: float, without_k_and_head: float) -> float | None:
+    """(F(C\\K) - F(C\\(K+{v}))) / F(C\\(K+{v})); None where the denominator is 0."""
+    if without_k_and_head == 0:
+        return None
+    return (without_k - without_k_and_head) / without_k_and_head
+
+
+def is_kept(score: float | None, threshold: float) -> bool:
+    """Whether a head stays in the circuit; an undefined score keeps it."""
+    return score is None or score >= threshold
+
+
+def minimality(
+    circuit: Circuit, evaluate: Evaluate, n: int, fraction: float, threshold: float
+) -> tuple[pd.DataFrame, pd.DataFrame, Circuit]:
+    """Score every head of a circuit and prune it.
+
+    evaluate: circuits -> number of right answers of each, out of n examples.
+
+    Returns
+        pairs: group, head, other, n_correct, n: F(C\\{head, other}); head = other for one head removed.
+        scores: group, layer, head, context (K), correct_without_context, correct_without_context_and_head, n, score,
+            kept, note.
+        the pruned circuit, its heads in the order they had.
+    """
+    pair_rows, score_rows, pruned = [], [], []
+    for group in circuit.groups:
+        pairs = pair_circuits(circuit, group)
+        counts = evaluate(list(pairs.values()))
+        correct = {heads: counts[c] for heads, c in pairs.items()}
+        for heads, count in correct.items():
+            first, second = min(heads), max(heads)
+            pair_rows.append(
+                {"group": group.name, "head": str(first), "other": str(second), "n_correct": count, "n": n}
+            )
+        contexts = {head: context_set(group, head, correct, fraction) for head in group.heads}
+        tests = {
+            head: (circuit.without(group.name, k), circuit.without(group.name, (*k, head)))
+            for head, k in contexts.items()
+        }
+        counts = evaluate([c for pair in tests.values() for c in pair])
+        kept = []
+        for head in group.heads:
+            without_k, without_both = (counts[c] for c in tests[head])
+            score = minimality_score(without_k, without_both)
+            if is_kept(score, threshold):
+                kept.append(head)
+            score_rows.append(
+                {
+                    "group": group.name,
+                    "layer": head.layer,
+                    "head": head.index,
+                    "context": " ".join(f"{h.layer}.{h.index}" for h in contexts[head]),
+                    "correct_without_context": without_k,
+                    "correct_without_context_and_head": without_both,
+                    "n": n,
+                    "score": score,
+                    "kept": is_kept(score, threshold),
+                    "note": "undefined (0 right without it), kept" if score is None else "",
+                }
+            )
+        pruned.append(Group(group.name, group.position, tuple(kept)))
+    scores = pd.DataFrame(score_rows).astype({"score": "Float64"})
+    return pd.DataFrame(pair_rows), scores, Circuit(tuple(pruned))

@@ -1,0 +1,191 @@
+"""Where each number came from: a record beside every artefact, and a manifest that seals a run.
+
+A record says, for one job: rule, wildcards and parameters; inputs and outputs with sha256; the code version, a hash of
+the modules the script imports; package versions, Python, machine and threads; git commit; when and how long. A manifest
+lists the sha256 of every record behind a run's tables and of itself, so that a record cannot be changed unseen either.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mechdiff import __version__
+from mechdiff.errors import InputError
+
+PACKAGE = Path(__file__).resolve().parent
+RECORD_SUFFIX = ".record.json"
+PACKAGES = (
+    *("torch", "transformers", "peft", "tokenizers", "safetensors"),
+    *("numpy", "pandas", "pyarrow", "snakemake", "jsonschema"),
+)
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file's bytes, as hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value in canonical form, as hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def imported_modules(script: str | Path) -> list[Path]:
+    """The script and every module of this package that it imports, directly or not, as files."""
+    waiting, found = [Path(script).resolve()], set()
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                waiting += _module_files(name)
+    return sorted(found)
+
+
+def _module_files(name: str) -> list[Path]:
+    """Files that importing a dotted name of this package runs."""
+    parts = name.split(".")
+    if parts[0] != PACKAGE.name:
+        return []
+    packages = [PACKAGE.joinpath(*parts[1:i], "__init__.py") for i in range(1, len(parts) + 1)]
+    return [file for file in (*packages, PACKAGE.joinpath(*parts[1:]).with_suffix(".py")) if file.is_file()]
+
+
+def code_version(script: str | Path) -> str:
+    """One hash over the script and the modules of this package that it imports."""
+    root = PACKAGE.parent
+    return digest({str(file.relative_to(root)): file_sha256(file) for file in imported_modules(script)})[:16]
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = Path(f"{path}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[None]:
+    """Run a script's body as a recorded job.
+
+    Writes the rule's ``record`` output when the body ends well. An InputError ends the script with its one line, on
+    stderr and in the rule's log, and no traceback.
+    """
+    if torch := sys.modules.get("torch"):  # scripts that compute have imported it; the others need not wait for it
+        torch.set_num_threads(snakemake.threads)
+        torch.use_deterministic_algorithms(True)
+    started, clock = datetime.now(UTC), time.monotonic()
+    try:
+        yield
+        outputs = {name: path for name, path in snakemake.output.items() if name != "record"}
+        inputs = dict(snakemake.input.items())
+        record = {
+            "mechdiff": __version__,
+            "rule": snakemake.rule,
+            "wildcards": dict(snakemake.wildcards.items()),
+            "params": dict(snakemake.params.items()),
+            "inputs": _files(inputs.values()),
+            "outputs": _files(outputs.values()),
+            "code": _code(snakemake.scriptdir, snakemake.rule),
+            "environment": environment(snakemake.threads),
+            "git": git_state(),
+            "started": started.isoformat(timespec="seconds"),
+            "wall_seconds": round(time.monotonic() - clock, 3),
+        }
+        write_text(snakemake.output.record, json.dumps(record, indent=2, sort_keys=True) + "\n")
+        _log(snakemake, f"{snakemake.rule}: done in {record['wall_seconds']} s")
+    except (InputError, OSError) as error:
+        _log(snakemake, f"{snakemake.rule}: {error}")
+        print(f"mechdiff: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _log(snakemake: Any, line: str) -> None:
+    Path(snakemake.log[0]).write_text(line + "\n", encoding="utf-8")
+
+
+def _files(paths: Iterable[str | Iterable[str]]) -> list[dict[str, Any]]:
+    flat = [p for path in paths for p in ([path] if isinstance(path, str) else path)]
+    return [{"path": str(p), "sha256": file_sha256(p), "bytes": Path(p).stat().st_size} for p in flat]
+
+
+def _code(scripts: str, rule: str) -> dict[str, Any]:
+    script, root = Path(scripts) / f"{rule}.py", PACKAGE.parent
+    modules = {str(file.relative_to(root)): file_sha256(file) for file in imported_modules(script)}
+    return {"version": code_version(script), "modules": modules}
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """Python, packages, machine, device and threads of this process."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": "cpu",
+        "threads": threads,
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the checkout and whether tracked files differ from it; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain", "-uno") != ""}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """A record or manifest; InputError when it is missing or not readable."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a record ({error})") from error
+
+
+def build_manifest(run: str, records: Iterable[str]) -> dict[str, Any]:
+    """The manifest over a run's records: path -> sha256, and a digest of the whole."""
+    sealed = {"run": run, "records": {str(path): file_sha256(path) for path in sorted(records)}}
+    return sealed | {"digest": digest(sealed)}
+
+
+def manifest_matches(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest still has the digest it was sealed with."""
+    return manifest.get("digest") == digest({key: value for key, value in manifest.items() if key != "digest"})
+
+
+def job_chain(run: str, ends: Iterable[str]) -> list[str]:
+    """Records of every job behind some records of a run, those included, found by following inputs to their makers."""
+    records = {str(path): read_record(path) for path in Path(run).rglob(f"*{RECORD_SUFFIX}")}
+    maker = {file["path"]: name for name, record in records.items() for file in record["outputs"]}
+    waiting, chain = [str(end) for end in ends], set()
+    while waiting:
+        name = waiting.pop()
+        if name not in chain:
+            chain.add(name)
+            waiting += [maker[file["path"]] for file in records[name]["inputs"] if file["path"] in maker]
+    return sorted(chain)

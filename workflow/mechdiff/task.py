@@ -1,0 +1,135 @@
+"""The entity-tracking task: scenes, prompts and named positions (paper, section 3).
+
+A scene has n boxes with distinct labels and distinct objects. Its prompt names each box's content and then queries one:
+
+    The apple is in Box F, the computer is in Box Q, ... , the map is in Box D. Box F contains the
+
+The answer is the next token: the object of the queried box. What a build does:
+
+1. Prove for the tokenizer at hand, inside the template, that an object or a label is ONE token; drop the others.
+2. Write each prompt as pieces, some of them marked. A named position is the token written for a marked piece: known
+   from the writing, never searched for in the text. All prompts of one run have the same length, so nothing is padded.
+
+Token indices count from 0 and include a leading BOS where the tokenizer writes one.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from mechdiff.errors import InputError
+
+LABELS = tuple(string.ascii_uppercase)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Objects and labels of the boxes in order of mention; ``query`` is the ordinal of the queried box."""
+
+    objects: tuple[str, ...]
+    labels: tuple[str, ...]
+    query: int
+
+    @property
+    def answer(self) -> str:
+        return self.objects[self.query]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A written prompt: token ids and the token index of each object, each label and the query label."""
+
+    text: str
+    input_ids: tuple[int, ...]
+    object_positions: tuple[int, ...]
+    label_positions: tuple[int, ...]
+    query_label_position: int
+
+    @property
+    def last(self) -> int:
+        return len(self.input_ids) - 1
+
+
+class BoxTask:
+    """Writes scenes as prompts for one tokenizer.
+
+    Attributes
+        objects, labels: the usable ones, in the given order; dropped: those that are not one token in place.
+
+    Raises InputError when fewer objects than boxes, or fewer labels than boxes and a noise letter, are left.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, boxes: int, objects: Sequence[str], labels: Sequence[str] = LABELS):
+        self.tokenizer = tokenizer
+        self.boxes = boxes
+        self._ids = {**self._usable("object", objects), **self._usable("label", labels)}
+        self.objects = tuple(x for x in objects if x in self._ids)
+        self.labels = tuple(x for x in labels if x in self._ids)
+        self.dropped = tuple(x for x in (*objects, *labels) if x not in self._ids)
+        for key, left, needed in (("objects", self.objects, boxes), ("labels", self.labels, boxes + 1)):
+            if len(left) < needed:
+                raise InputError(
+                    f"task.{key}: only {len(left)} are usable with this tokenizer, task.boxes = {boxes} needs at least"
+                    f" {needed}; not one token in place: {', '.join(self.dropped) or 'none'}"
+                )
+
+    def write(self, scene: Scene, query_label: str | None = None) -> Prompt:
+        """The prompt of a scene; ``query_label`` stands in for the queried box's own label (noise, ablation means)."""
+        pieces = _pieces(scene, query_label or scene.labels[scene.query])
+        text, ids, tokens = self._encode(pieces)
+        return Prompt(text, ids, tuple(tokens["object"]), tuple(tokens["label"]), tokens["query"][0])
+
+    def answer_id(self, object_: str) -> int:
+        """The id of an object as the next token of a prompt."""
+        return self._ids[object_]
+
+    def _encode(self, pieces: list[tuple[str, str]]) -> tuple[str, tuple[int, ...], dict[str, list[int]]]:
+        """Text, ids, and by mark the token index of each marked piece; InputError where a piece is not one token."""
+        text = "".join(piece for piece, _ in pieces)
+        encoding = self.tokenizer.encode(text)
+        tokens: dict[str, list[int]] = {mark: [] for _, mark in pieces}
+        start = 0
+        for piece, mark in pieces:
+            end = start + len(piece)
+            if mark:
+                found = {encoding.char_to_token(c) for c in range(start, end)}
+                found.discard(None)  # the space before the word, where the tokenizer gives it to no token
+                token = found.pop() if len(found) == 1 else None
+                if token is None or encoding.offsets[token][0] < start or encoding.offsets[token][1] > end:
+                    raise InputError(f"{piece.strip()!r} is not one token in {text!r}")
+                tokens[mark].append(token)
+            start = end
+        return text, tuple(encoding.ids), tokens
+
+    def _usable(self, kind: str, words: Sequence[str]) -> dict[str, int]:
+        """Word -> id, for words that are one token, the same one, wherever the template can put them."""
+        ids = {}
+        for word in words:
+            scene = Scene((word, word), ("A", "A"), 0) if kind == "object" else Scene(("x", "x"), (word, word), 0)
+            marks = {"object"} if kind == "object" else {"label", "query"}
+            pieces = [(piece, mark if mark in marks else "") for piece, mark in _pieces(scene, scene.labels[0])]
+            if kind == "object":
+                pieces.append((f" {word}", "object"))  # and as the answer
+            try:
+                _, tokens, marked = self._encode(pieces)
+            except InputError:
+                continue
+            places = {tokens[i] for mark in marks for i in marked[mark]}
+            if len(places) == 1:
+                ids[word] = places.pop()
+        shared = {i for i in ids.values() if list(ids.values()).count(i) > 1}  # an unknown-word token, say
+        return {word: i for word, i in ids.items() if i not in shared}
+
+
+def _pieces(scene: Scene, query_label: str) -> list[tuple[str, str]]:
+    """(text, mark): a marked piece is a space and one word."""
+    pieces = []
+    for i, (object_, label) in enumerate(zip(scene.objects, scene.labels, strict=True)):
+        end = "," if i < len(scene.objects) - 1 else "."
+        pieces += [("The" if i == 0 else " the", ""), (f" {object_}", "object"), (" is in Box", "")]
+        pieces += [(f" {label}", "label"), (end, "")]
+    return [*pieces, (" Box", ""), (f" {query_label}", "query"), (" contains the", "")]

@@ -1,0 +1,63 @@
+rule path_patching:
+    input:
+        check=f"{RUN}/models/{{model}}/check.json",
+        discovery=f"{RUN}/dataset/discovery.parquet",
+        receivers=receiver_scores,
+    output:
+        scores=f"{RUN}/discovery/{{model}}/{{group}}.parquet",
+        record=f"{RUN}/discovery/{{model}}/{{group}}.record.json",
+    log:
+        f"{RUN}/logs/path_patching/{{model}}/{{group}}.log",
+    conda:
+        CONDA
+    params:
+        path=model_path,
+        position=lambda w: step(w)["position"],
+        via=lambda w: step(w)["via"],
+        receivers=receiver_count,
+        batch_size=config["batch_size"],
+        code=code("path_patching"),
+    script:
+        "../scripts/path_patching.py"
+
+
+rule select_candidates:
+    input:
+        **{group: f"{RUN}/discovery/{{model}}/{group}.parquet" for group in GROUPS},
+    output:
+        candidates=f"{RUN}/discovery/{{model}}/candidates.json",
+        record=f"{RUN}/discovery/{{model}}/candidates.record.json",
+    log:
+        f"{RUN}/logs/select_candidates/{{model}}.log",
+    conda:
+        CONDA
+    params:
+        plan=lambda w: configuration.plan_for(config, w.model),
+        code=code("select_candidates"),
+    script:
+        "../scripts/select_candidates.py"
+
+
+rule minimality:
+    input:
+        check=f"{RUN}/models/{{model}}/check.json",
+        minimality=f"{RUN}/dataset/minimality.parquet",
+        means=f"{RUN}/models/{{model}}/means.safetensors",
+        candidates=f"{RUN}/discovery/{{model}}/candidates.json",
+    output:
+        pairs=f"{RUN}/minimality/{{model}}/pairs.parquet",
+        scores=f"{RUN}/minimality/{{model}}/scores.parquet",
+        circuit=f"{RUN}/minimality/{{model}}/circuit.json",
+        record=f"{RUN}/minimality/{{model}}/minimality.record.json",
+    log:
+        f"{RUN}/logs/minimality/{{model}}.log",
+    conda:
+        CONDA
+    params:
+        path=model_path,
+        fraction=config["minimality"]["fraction"],
+        threshold=lambda w: configuration.threshold_for(config, w.model),
+        batch_size=config["batch_size"],
+        code=code("minimality"),
+    script:
+        "../scripts/minimality.py"

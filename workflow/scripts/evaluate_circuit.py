@@ -1,0 +1,35 @@
+"""Rule evaluate_circuit: one circuit in one model, beside the model itself and random circuits (paper, section 4.3)."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from mechdiff.evaluation import circuit_correct, model_correct, random_circuit
+from mechdiff.examples import clean_examples
+from mechdiff.heads import Circuit
+from mechdiff.models import open_model
+from mechdiff.progress import progress
+from mechdiff.provenance import job
+from mechdiff.seeds import stream
+from safetensors.torch import load_file
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p, w = snakemake.params, snakemake.wildcards
+        table = pd.read_parquet(snakemake.input.evaluation)
+        examples, means = clean_examples(table), load_file(snakemake.input.means)["means"]
+        circuit, model = Circuit.read(snakemake.input.circuit), open_model(w.model, p.path)
+        rng = stream(p.seed, "random circuits", w.circuit)
+        circuits = [("circuit", 0, circuit)]
+        circuits += [("random", draw, random_circuit(model, circuit, rng)) for draw in range(p.random_circuits)]
+        found = [("model", 0, model_correct(model, examples, p.batch_size))]
+        with progress(f"{w.model}: circuit of {w.circuit}", len(circuits), "circuits") as bar:
+            for condition, draw, each in circuits:
+                found.append((condition, draw, circuit_correct(model, examples, means, each, p.batch_size)))
+                bar.update()
+        rows = pd.DataFrame({"scene_id": table["scene_id"], "example": range(len(table))})
+        parts = [rows.assign(condition=condition, draw=draw, correct=correct) for condition, draw, correct in found]
+        pd.concat(parts).to_parquet(snakemake.output.correct, index=False)

@@ -1,0 +1,20 @@
+"""Rule mean_activations: the mean output of each head at each position, for mean ablation (paper, section 4.2)."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from mechdiff.evaluation import mean_outputs
+from mechdiff.examples import clean_examples
+from mechdiff.models import open_model
+from mechdiff.provenance import job
+from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        model = open_model(snakemake.wildcards.model, snakemake.params.path)
+        examples = clean_examples(pd.read_parquet(snakemake.input.means))
+        save_file({"means": mean_outputs(model, examples, snakemake.params.batch_size)}, snakemake.output.means)

@@ -1,0 +1,35 @@
+"""Rule minimality: score each head of the candidate circuit and prune it (paper, section 4.2, appendix B)."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from mechdiff.evaluation import count_correct
+from mechdiff.examples import clean_examples
+from mechdiff.heads import Circuit
+from mechdiff.minimality import minimality
+from mechdiff.models import open_model
+from mechdiff.progress import progress
+from mechdiff.provenance import job, write_text
+from safetensors.torch import load_file
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p, name = snakemake.params, snakemake.wildcards.model
+        examples = clean_examples(pd.read_parquet(snakemake.input.minimality))
+        candidates = Circuit.read(snakemake.input.candidates)
+        means = load_file(snakemake.input.means)["means"]
+        model = open_model(name, p.path)
+        sizes = [len(group.heads) for group in candidates.groups]
+        with progress(f"{name}: minimality", sum(k * (k + 1) // 2 + 2 * k for k in sizes), "circuits") as bar:
+
+            def evaluate(circuits: list[Circuit]) -> dict[Circuit, int]:
+                return count_correct(model, examples, means, circuits, p.batch_size, bar.update)
+
+            pairs, scores, circuit = minimality(candidates, evaluate, len(examples), p.fraction, p.threshold)
+        pairs.to_parquet(snakemake.output.pairs, index=False)
+        scores.to_parquet(snakemake.output.scores, index=False)
+        write_text(snakemake.output.circuit, circuit.to_json())

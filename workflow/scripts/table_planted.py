@@ -1,0 +1,27 @@
+"""Rule table_planted: planted heads against the heads that were found. Nothing else reads what was planted."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from mechdiff.heads import Circuit
+from mechdiff.provenance import job
+from mechdiff.tables import rounded, table_planted, write_table
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        planted = yaml.safe_load(Path(snakemake.input.family).read_text())["planted"]
+        found = {}
+        for stage, files in (("candidates", snakemake.input.candidates), ("circuit", snakemake.input.circuits)):
+            for model, file in zip(snakemake.params.models, files, strict=True):
+                found[model, stage] = Circuit.read(file)
+        table = table_planted(planted, found).sort_values(["circuit", "stage"], kind="stable")
+        caption = (
+            "Planted against found heads, per circuit and group, before (candidates) and after minimality (circuit)."
+            " Recall: share of planted heads that were found; precision: share of found heads that were planted."
+        )
+        write_table(table, rounded(table, ["precision", "recall"]), caption, snakemake.output)
