@@ -53,6 +53,8 @@ def print_table_1(table: pd.DataFrame) -> pd.DataFrame:
     """Table 1 as the paper sets it, two decimals, intervals in brackets."""
 
     def cell(row: pd.Series, name: str) -> str:
+        if pd.isna(row[name]):
+            return "–"
         return f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
 
     columns = {

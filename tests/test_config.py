@@ -1,0 +1,168 @@
+"""A bad config is refused with one line that names key, value and what is allowed."""
+
+import copy
+
+import pytest
+import yaml
+from conftest import OBJECTS, ROOT, micro_llama, save_checkpoint, word_tokenizer
+from mechdiff.config import SCHEMA, checked, plan_for, read_objects, threshold_for
+from mechdiff.errors import InputError
+from mechdiff.task import LABELS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("models")
+    save_checkpoint(micro_llama(2, 3), tokenizer, folder / "base")
+    save_checkpoint(micro_llama(3, 3), tokenizer, folder / "deeper")
+    few = word_tokenizer(["The", "the", "is", "in", "Box", ",", ".", "contains", *OBJECTS[:5], *LABELS])
+    save_checkpoint(micro_llama(2, 3), few, folder / "few")
+    (folder / "objects.txt").write_text("\n".join(OBJECTS))
+    (folder / "three.txt").write_text("apple\nbook\ncup\n")
+    (folder / "twice.txt").write_text("apple\nbook\n" * 2)
+    return folder
+
+
+@pytest.fixture
+def config(folder):
+    plan = [
+        {"group": "A", "name": "Fetch", "position": "last", "receiver": "logits", "keep": 4, "receivers": 2},
+        {"group": "B", "name": "Send", "position": "last", "receiver": "A", "via": "q", "keep": 2},
+    ]
+    models = {"base": {"path": str(folder / "base")}, "tuned": {"path": str(folder / "base"), "base": "base"}}
+    return {"run": "r", "task": {"objects": str(folder / "objects.txt")}, "models": models, "plan": plan}
+
+
+def test_defaults_are_the_papers_settings(config):
+    filled = checked(config)
+    assert filled["dataset"] == {
+        "layout": "disjoint",
+        "rows": {"discovery": 300, "minimality": 500, "evaluation": 500, "means": 500},
+    }
+    assert filled["minimality"] == {"fraction": 0.3, "threshold": 0.01, "per_model": {}}
+    assert filled["evaluation"]["random_circuits"] == 10
+    assert filled["task"]["boxes"] == 7
+    assert filled["plan"][1]["exclude"] == [] and filled["plan"][1]["receivers"] is None
+    assert "dataset" not in config, "the config given is not changed"
+
+
+def test_single_models_may_have_their_own_counts_and_threshold(config):
+    config["plan"][0]["per_model"] = {"tuned": {"keep": 6, "receivers": 5}}
+    config["minimality"] = {"per_model": {"tuned": 0.0}}
+    filled = checked(config)
+    assert [(e["keep"], e["receivers"]) for e in plan_for(filled, "tuned")] == [(6, 5), (2, None)]
+    assert [(e["keep"], e["receivers"]) for e in plan_for(filled, "base")] == [(4, 2), (2, None)]
+    assert (threshold_for(filled, "tuned"), threshold_for(filled, "base")) == (0.0, 0.01)
+
+
+def bad(key: str, value, expected: str):
+    return pytest.param(key, value, expected, id=f"{key}={value}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        bad("seed", "ten", "seed: 'ten' is not allowed; allowed: a value of type integer"),
+        bad("batch_size", 0, "batch_size: 0 is not allowed; allowed: at least 1"),
+        bad("dataset.layout", "mixed", "dataset.layout: 'mixed' is not allowed; allowed: one of disjoint, shared"),
+        bad("colour", "red", "colour: unknown key; allowed: batch_size, dataset, evaluation"),
+        bad("plan.0.hue", 3, "plan.0.hue: unknown key; allowed: exclude, group, keep"),
+        bad("run", "a b/c", "run: 'a b/c' is not allowed; allowed: text of the form"),
+        bad("models.tuned.base", "bse", "models.tuned.base: unknown model 'bse'; allowed: null, base"),
+        bad("models.tuned.base", None, "models: 2 have no base (base, tuned); exactly one must be the base"),
+        bad("plan.1.receiver", "C", "plan.1.receiver: unknown group 'C'; allowed: logits, A"),
+        bad("plan.0.receiver", "B", "plan.0.receiver: unknown group 'B'; allowed: logits"),
+        bad("plan.1.via", None, "plan.1.via: None with receiver 'A'; allowed: q, k, v"),
+        bad("plan.0.via", "q", "plan.0.via: 'q' with receiver 'logits'; allowed: null"),
+        bad("plan.0.exclude", ["D"], "plan.0.exclude: unknown group 'D'; allowed: B"),
+        bad("plan.0.per_model", {"goat": {"keep": 3}}, "plan.0.per_model: unknown model 'goat'; allowed: base, tuned"),
+        bad("plan.0.keep", 7, "plan.0.keep: 7 for base; allowed: at most its 6 heads"),
+        bad("plan.0.receivers", 9, "plan.0.receivers: 9 for base; allowed: at most its 6 heads"),
+        bad("plan.0.receivers", None, "plan.0.receivers: null, but a later group is sent to 'A'"),
+        bad("plan.1.group", "A", "plan.0.group: 'A' stands there twice; allowed: each group once"),
+        bad("minimality.per_model", {"goat": 0}, "minimality.per_model: unknown model 'goat'; allowed: base, tuned"),
+        bad("task.boxes", 26, "task.boxes: 26 is not allowed; allowed: at most 25"),
+        bad("planted", "none.yaml", "planted: none.yaml does not exist; allowed: a family file, or null"),
+    ],
+)
+def test_one_line_names_the_key_the_value_and_what_is_allowed(config, key, value, expected):
+    *path, last = key.split(".")
+    at = config
+    for part in path:
+        at = at[int(part)] if isinstance(at, list) else at.setdefault(part, {})
+    at[last] = value
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_groups_cannot_exclude_each_other(config):
+    config["plan"][0]["exclude"], config["plan"][1]["exclude"] = ["B"], ["A"]
+    with pytest.raises(InputError, match=r"plan\.0\.exclude: 'B' excludes 'A' too"):
+        checked(config)
+
+
+def test_a_missing_key_is_named(config):
+    del config["plan"][0]["keep"]
+    with pytest.raises(InputError, match=r"^plan\.0\.keep: missing key"):
+        checked(config)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("three.txt", "task.objects: 3 objects for task.boxes = 7; allowed: at least 7"),
+        ("twice.txt", "'apple' stands there twice"),
+        ("none.txt", "none.txt: cannot be read"),
+    ],
+)
+def test_object_files_that_do_not_do(config, folder, file, expected):
+    config["task"]["objects"] = str(folder / file)
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    assert expected in str(caught.value)
+
+
+def test_fewer_usable_objects_than_boxes(config, folder):
+    config["models"] = {"base": {"path": str(folder / "few")}}
+    with pytest.raises(InputError, match=r"^task\.objects: only 5 are usable with this tokenizer, task\.boxes = 7"):
+        checked(config)
+
+
+def test_a_fine_tuned_model_of_another_shape(config, folder):
+    config["models"]["tuned"]["path"] = str(folder / "deeper")
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    assert str(caught.value) == (
+        f"models.tuned.path: {folder / 'deeper'} has shape 3 layers x 3 heads, width 12, vocabulary 200;"
+        " allowed: that of its base, 2 layers x 3 heads, width 12, vocabulary 200"
+    )
+
+
+def test_every_key_of_the_schema_has_a_description_and_a_default_or_is_required():
+    def visit(schema: dict, path: str) -> None:
+        for key, part in schema.get("properties", {}).items():
+            assert part.get("description"), f"{path}{key} has no description"
+            optional_override = path.endswith("per_model.*.")
+            assert "default" in part or key in schema.get("required", ()) or optional_override, f"{path}{key}"
+            visit(part, f"{path}{key}.")
+        if schema.get("type") == "object" and "properties" in schema:
+            assert schema.get("additionalProperties") is False, f"{path} lets unknown keys pass"
+        if isinstance(schema.get("additionalProperties"), dict):
+            visit(schema["additionalProperties"], f"{path}*.")
+        if "items" in schema:
+            visit(schema["items"], f"{path}*.")
+
+    visit(yaml.safe_load(SCHEMA.read_text()), "")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "test.yaml"])
+def test_shipped_configs_are_valid(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = yaml.safe_load((ROOT / "config" / name).read_text())
+    assert checked(copy.deepcopy(config))["run"] == config["run"]
+
+
+def test_the_object_list_is_the_hundred_it_says():
+    assert len(read_objects(ROOT / "config" / "objects.txt")) == 100

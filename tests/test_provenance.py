@@ -1,0 +1,85 @@
+"""Code versions, records and manifests. What the audit finds in a real run is in workflow/test_run.py."""
+
+import pytest
+from mechdiff.errors import InputError
+from mechdiff.provenance import (
+    PACKAGE,
+    build_manifest,
+    code_version,
+    digest,
+    file_sha256,
+    imported_modules,
+    manifest_matches,
+    read_record,
+    write_text,
+)
+
+SCRIPTS = PACKAGE.parent / "scripts"
+
+
+def names(script: str) -> set[str]:
+    return {file.stem for file in imported_modules(SCRIPTS / f"{script}.py")}
+
+
+def test_a_script_depends_on_what_it_imports_directly_or_not_and_on_nothing_else():
+    table, patching = names("table_1"), names("path_patching")
+    assert {"table_1", "tables", "heads", "intervals", "seeds", "errors"} <= table
+    assert {"path_patching", "reference", "models", "checkpoints", "heads"} <= patching
+    assert not table & {"reference", "models", "dataset", "minimality"}
+    assert not patching & {"evaluation", "minimality", "tables", "audit", "cli"}
+
+
+def test_the_code_version_follows_every_imported_module(tmp_path, monkeypatch):
+    script = tmp_path / "scripts" / "go.py"
+    package = tmp_path / "mechdiff"
+    for file, text in {
+        script: "from mechdiff.first import x",
+        package / "__init__.py": "",
+        package / "first.py": "from mechdiff import second",
+        package / "second.py": "y = 1",
+        package / "unused.py": "z = 1",
+    }.items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    monkeypatch.setattr("mechdiff.provenance.PACKAGE", package)
+    before = code_version(script)
+    (package / "unused.py").write_text("z = 2")
+    assert code_version(script) == before
+    (package / "second.py").write_text("y = 2")
+    assert code_version(script) != before
+
+
+def test_sha256_of_the_empty_file_is_the_known_one(tmp_path):
+    (tmp_path / "empty").touch()
+    assert file_sha256(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_the_order_of_keys_does_not_matter_to_a_digest_and_values_do():
+    assert digest({"a": 1, "b": [2, None]}) == digest({"b": [2, None], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 1.5})
+
+
+def test_a_manifest_that_was_touched_does_not_match(tmp_path):
+    record = tmp_path / "x.record.json"
+    record.write_text("{}")
+    manifest = build_manifest("results/x", [str(record)])
+    assert manifest_matches(manifest)
+    assert not manifest_matches(manifest | {"run": "results/y"})
+    assert not manifest_matches({key: value for key, value in manifest.items() if key != "digest"})
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(file, "new \ud800")
+    assert file.read_text() == "old"
+    write_text(file, "new")
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".part"] == ["table.csv"]
+    assert file.read_text() == "new"
+
+
+def test_a_record_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "broken.record.json").write_text("{")
+    with pytest.raises(InputError, match=r"broken\.record\.json: cannot be read as a record"):
+        read_record(tmp_path / "broken.record.json")

@@ -1,0 +1,209 @@
+"""The workflow as a user runs it: real snakemake processes on the test-size config."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT
+from mechdiff.audit import audit
+from mechdiff.checkpoints import checkpoint_files
+from mechdiff.errors import InputError
+
+CONFIG = "config/test.yaml"
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run in a folder that has its own config/ and resources/, with the project's Snakefile."""
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def new_folder(path: Path) -> Path:
+    shutil.copytree(ROOT / "config", path / "config")
+    shutil.copytree(ROOT / "resources", path / "resources")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder with a finished test-size run; tests must leave it as it is."""
+    folder = new_folder(tmp_path_factory.mktemp("run") / "first")
+    done = snakemake(folder, "--configfile", CONFIG)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Table 1: the entity-tracking circuit found in mini-llama" in done.stdout, "printed at the end"
+    return folder
+
+
+def planned(folder: Path, *arguments: str) -> dict[str, set[str]]:
+    """Rule -> wildcards of the jobs that a run would do now."""
+    done = snakemake(folder, "-n", "--quiet", "host", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs: dict[str, set[str]] = {}
+    rule = None
+    for line in (done.stdout + done.stderr).splitlines():
+        if line.startswith(("rule ", "localrule ")):
+            rule = line.split()[1].rstrip(":")
+            jobs.setdefault(rule, set())
+        elif line.strip().startswith("wildcards:"):
+            jobs[rule].add(line.split(":", 1)[1].strip())
+    return jobs
+
+
+def changed(folder: Path, tmp_path: Path, change) -> dict[str, set[str]]:
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    change(config)
+    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config))
+    return planned(folder, "--configfile", str(tmp_path / "changed.yaml"))
+
+
+def test_a_second_run_does_nothing(finished):
+    assert planned(finished, "--configfile", CONFIG) == {}
+
+
+def test_the_chain_of_a_run_is_complete_and_its_audit_passes(finished):
+    (found,) = audit(finished / "results").values()
+    records = {path.name for path in (finished / "results").rglob("*.record.json")}
+    manifest = json.loads((finished / "results/test/manifest.json").read_text())
+    assert found.jobs == len(manifest["records"]) == 1 + 2 * 9 + 3, "dataset, nine jobs a model, three tables"
+    assert {Path(path).name for path in manifest["records"]} == records
+
+
+def test_the_same_seed_gives_byte_identical_tables(finished, tmp_path):
+    again = new_folder(tmp_path / "again")
+    done = snakemake(again, "--configfile", CONFIG)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tables = sorted(p.relative_to(finished) for p in (finished / "results/test/tables").iterdir())
+    compared = [table for table in tables if not table.name.endswith(".record.json")]
+    assert len(compared) == 3 * 4
+    for table in compared:
+        assert (again / table).read_bytes() == (finished / table).read_bytes(), table
+
+
+def test_more_kept_heads_of_one_group_rerun_candidates_and_what_follows(finished, tmp_path):
+    jobs = changed(finished, tmp_path, lambda c: c["plan"][1].update(keep=3))
+    assert "generate_dataset" not in jobs and "path_patching" not in jobs
+    assert {"select_candidates", "minimality", "evaluate_circuit", "table_1", "table_heads", "seal_run"} <= jobs.keys()
+
+
+def test_more_receivers_of_one_group_rerun_that_circuits_later_groups_and_what_follows(finished, tmp_path):
+    def more_receivers_in_goat(config):
+        config["plan"][1]["per_model"] = {"mini-goat": {"receivers": 2}}
+
+    jobs = changed(finished, tmp_path, more_receivers_in_goat)
+    assert jobs["path_patching"] == {"model=mini-goat, group=C", "model=mini-goat, group=D"}
+    assert jobs["minimality"] == {"model=mini-goat"}
+    assert {"select_candidates", "table_heads", "seal_run"} <= jobs.keys()
+    assert not {"generate_dataset", "check_model", "mean_activations"} & jobs.keys()
+
+
+def test_another_number_of_random_circuits_reruns_the_evaluation_alone(finished, tmp_path):
+    jobs = changed(finished, tmp_path, lambda c: c["evaluation"].update(random_circuits=3))
+    assert jobs.keys() == {"evaluate_circuit", "table_1", "seal_run", "all"}
+
+
+def test_every_row_of_every_table_is_there(finished):
+    tables = finished / "results/test/tables"
+    assert pd.read_csv(tables / "table_1.csv")["model"].tolist() == ["mini-llama", "mini-goat"]
+    assert len(pd.read_csv(tables / "table_heads.csv")) == 2 * 4
+    assert len(pd.read_csv(tables / "table_planted.csv")) == 2 * 2 * 4
+    scores = pd.read_parquet(finished / "results/test/discovery/mini-goat/C.parquet")
+    assert {"model", "group", "layer", "head", "score", "stderr", "n"} <= set(scores.columns)
+
+
+def one_of_each_kind(folder: Path) -> list[str]:
+    """One model's files of every rule, and what no rule made: weights, object list, planted heads."""
+    run = folder / "results/test"
+    files = [p for p in sorted(run.rglob("*")) if p.is_file() and "logs" not in p.parts]
+    inputs = [*checkpoint_files("resources/models/mini-goat"), "config/objects.txt", "config/family.yaml"]
+    return [str(p.relative_to(folder)) for p in files if "mini-llama" not in str(p)] + inputs
+
+
+def test_the_audit_names_the_file_in_which_one_bit_flipped(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "tampered"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns(".snakemake"))
+    monkeypatch.chdir(folder)
+    files = one_of_each_kind(folder)
+    assert {Path(f).suffix for f in files} >= {
+        ".parquet",
+        ".json",
+        ".safetensors",
+        ".csv",
+        ".md",
+        ".tex",
+        ".txt",
+        ".yaml",
+    }
+    for name in files:
+        file = Path(name)
+        original = file.read_bytes()
+        at = len(original) // 2
+        file.write_bytes(original[:at] + bytes([original[at] ^ 1]) + original[at + 1 :])
+        with pytest.raises(InputError) as caught:
+            audit("results")
+        assert str(caught.value).startswith(f"{name}: "), name
+        file.write_bytes(original)
+    audit("results")
+
+
+def test_the_audit_names_a_missing_file_and_a_forged_chain(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "tampered"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns(".snakemake"))
+    monkeypatch.chdir(folder)
+    table = Path("results/test/tables/table_1.csv")
+    table.unlink()
+    with pytest.raises(InputError, match=r"^results/test/tables/table_1\.csv: missing"):
+        audit("results")
+    with pytest.raises(InputError, match="no finished run"):
+        audit("config")
+
+
+def test_the_audit_command_prints_one_line_and_its_status(finished):
+    command = [sys.executable, "-m", "mechdiff", "audit", "results"]
+    done = subprocess.run(command, cwd=finished, capture_output=True, text=True)
+    assert done.returncode == 0 and "files of 22 jobs match their records" in done.stdout
+    done = subprocess.run([*command[:-1], "config"], cwd=finished, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "mechdiff: config: no manifest.json in it, so no finished run to audit\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda c: c["plan"][0].update(keep=25), "plan.0.keep: 25 for mini-llama; allowed: at most its 24 heads"),
+        (lambda c: c.update(batch_size="many"), "batch_size: 'many' is not allowed; allowed: a value of type integer"),
+    ],
+)
+def test_a_bad_config_stops_before_any_job_with_one_line(tmp_path, change, line):
+    folder = new_folder(tmp_path / "bad")
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    change(config)
+    (folder / "bad.yaml").write_text(yaml.safe_dump(config))
+    done = snakemake(folder, "--configfile", "bad.yaml")
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"mechdiff: config: {line}"
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (folder / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "kept_share"),
+    [("mini-llama", "model.safetensors", 0.5), ("mini-goat", "adapter_model.safetensors", 0)],
+)
+def test_a_damaged_checkpoint_stops_its_job_with_one_line(tmp_path, model, weights, kept_share):
+    folder = new_folder(tmp_path / "damaged")
+    file = folder / "resources/models" / model / weights
+    file.write_bytes(file.read_bytes()[: int(kept_share * file.stat().st_size)])
+    check = f"results/test/models/{model}/check.json"
+    done = snakemake(folder, "--configfile", CONFIG, check)
+    printed = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert f"mechdiff: resources/models/{model}/{weights}: model '{model}' cannot be opened" in printed
+    assert "Traceback" not in printed
+    assert not (folder / check).exists()

@@ -1,0 +1,7 @@
+"""``python -m mechdiff``."""
+
+import sys
+
+from mechdiff.cli import main
+
+sys.exit(main())
