@@ -12,6 +12,8 @@ from mechdiff.task import LABELS, BoxTask
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+torch.set_num_threads(1)  # micro-models: threads cost more than they give, and jobs run with one
+
 ROOT = Path(__file__).resolve().parents[1]
 OBJECTS = read_objects(ROOT / "config" / "objects.txt")
 REFERENCE = ROOT.parent / "shared" / "reference"
@@ -50,7 +52,6 @@ def micro_llama(
         num_key_value_heads=values or heads,
         max_position_embeddings=128,
         initializer_range=0.3,
-        attn_implementation="eager",
     )
     return patchable("micro", LlamaForCausalLM(config).eval().requires_grad_(False))
 

@@ -171,8 +171,8 @@ def test_most_negative_first_and_ties_in_model_order():
 
 def test_candidates_pass_over_the_heads_of_excluded_groups():
     plan = [
-        Step("A", "Value Fetcher", LAST, "logits", None, receivers=1, keep=2, exclude=("B",)),
-        Step("B", "Position Transmitter", LAST, "A", "q", receivers=1, keep=1),
+        Step("A", LAST, keep=2, exclude=("B",)),
+        Step("B", LAST, keep=1),
     ]
     circuit = select_candidates(
         plan,

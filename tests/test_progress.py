@@ -4,6 +4,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 
 from mechdiff import progress as module
 from mechdiff.progress import progress
@@ -20,9 +21,10 @@ with progress("mini-llama: path patching, group A", 3, "rows") as bar:
 
 def test_a_terminal_sees_what_is_done_how_much_and_the_time_left():
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
     subprocess.run([sys.executable, "-c", WORK], stderr=theirs, check=True)
-    os.close(theirs)
     seen = os.read(ours, 65536).decode()
+    os.close(theirs)
     os.close(ours)
     assert "mini-llama: path patching, group A" in seen
     assert "2/3" in seen and "layer 1" in seen and "rows/s" in seen

@@ -17,10 +17,10 @@ pytestmark = pytest.mark.skipif(not REFERENCE.exists(), reason="the authors' rel
 
 GROUPS = {"A": "value_fetcher", "B": "pos_transmitter", "C": "pos_detector", "D": "struct_reader"}
 PLAN = [
-    Step("A", "Value Fetcher", Position.LAST, "logits", None, receivers=20, keep=50, exclude=("B",)),
-    Step("B", "Position Transmitter", Position.LAST, "A", "q", receivers=5, keep=10),
-    Step("C", "Position Detector", Position.QUERY_LABEL, "B", "v", receivers=10, keep=25),
-    Step("D", "Structure Reader", Position.PREVIOUS_QUERY_LABEL, "C", "v", receivers=None, keep=5),
+    Step("A", Position.LAST, keep=50, exclude=("B",)),
+    Step("B", Position.LAST, keep=10),
+    Step("C", Position.QUERY_LABEL, keep=25),
+    Step("D", Position.PREVIOUS_QUERY_LABEL, keep=5),
 ]
 
 

@@ -20,6 +20,7 @@ from mechdiff.checkpoints import is_adapter, read_shape, read_tokenizer
 from mechdiff.errors import InputError
 from mechdiff.task import BoxTask
 
+LOGITS = "logits"  # the receiver of the first step of a plan
 SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
 
 
@@ -132,11 +133,11 @@ def _check_plan(config: Mapping[str, Any]) -> None:
         key = f"plan.{i}"
         if groups.count(entry["group"]) > 1:
             raise InputError(f"{key}.group: {entry['group']!r} stands there twice; allowed: each group once")
-        if entry["receiver"] != "logits" and entry["receiver"] not in groups[:i]:
-            earlier = ", ".join(["logits", *groups[:i]])
+        if entry["receiver"] != LOGITS and entry["receiver"] not in groups[:i]:
+            earlier = ", ".join([LOGITS, *groups[:i]])
             raise InputError(f"{key}.receiver: unknown group {entry['receiver']!r}; allowed: {earlier}")
-        if (entry["receiver"] == "logits") != (entry["via"] is None):
-            allowed = "null" if entry["receiver"] == "logits" else "q, k, v"
+        if (entry["receiver"] == LOGITS) != (entry["via"] is None):
+            allowed = "null" if entry["receiver"] == LOGITS else "q, k, v"
             raise InputError(f"{key}.via: {entry['via']!r} with receiver {entry['receiver']!r}; allowed: {allowed}")
         for other in entry["exclude"]:
             if other not in groups or other == entry["group"]:

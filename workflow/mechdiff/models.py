@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import nn
@@ -55,6 +56,9 @@ def open_model(name: str, path: str | Path) -> PatchableModel:
     Raises InputError, naming the file, when it is missing, cannot be read, or holds numbers that are not finite.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # it would be drawn into logs as well
 
     folder = Path(path)
     adapter = is_adapter(folder)
@@ -64,13 +68,13 @@ def open_model(name: str, path: str | Path) -> PatchableModel:
         if not file.exists():
             raise InputError(f"{file}: missing, needed by model {name!r}")
     try:
-        network = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, local_files_only=True, attn_implementation="eager"
-        )
+        network = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
         if adapter:
             from peft import PeftModel
 
-            network = PeftModel.from_pretrained(network, folder).base_model.model
+            with catch_warnings():  # peft asks transformers for an attribute by its old name
+                simplefilter("ignore", FutureWarning)
+                network = PeftModel.from_pretrained(network, folder).base_model.model
     except Exception as error:  # safetensors, json and torch each raise their own
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{weights}: model {name!r} cannot be opened ({reason})") from error

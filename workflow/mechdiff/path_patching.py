@@ -35,31 +35,23 @@ from mechdiff.reference import (
     last_logits,
 )
 
-LOGITS = "logits"
-
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a discovery plan: which heads, at which position, received where, and how many are kept.
+    """What one step of a discovery plan brings into the circuit.
 
-    receiver: ``logits`` or an earlier group, whose ``receivers`` best heads receive ``via`` their q, k or v vectors.
-    keep: how many heads enter the circuit, after those that ``exclude``d groups keep are passed over.
+    keep: how many heads, after those that ``exclude``d groups keep are passed over.
     """
 
     group: str
-    name: str
     position: Position
-    receiver: str
-    via: str | None
-    receivers: int
     keep: int
     exclude: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, entry: Mapping) -> Step:
         """A step from one entry of the config's plan."""
-        values = {key: entry.get(key) for key in ("group", "name", "receiver", "via", "receivers", "keep")}
-        return cls(**values, position=Position(entry["position"]), exclude=tuple(entry["exclude"]))
+        return cls(entry["group"], Position(entry["position"]), entry["keep"], tuple(entry["exclude"]))
 
 
 def relative_changes(

@@ -16,6 +16,10 @@ from mechdiff.intervals import interval, scene_resamples
 from mechdiff.provenance import write_text
 from mechdiff.seeds import stream
 
+PLANTED = (
+    " These models have a planted mechanism: the table shows that the pipeline finds what is there,"
+    " not a fact about language."
+)
 CONDITIONS = {"model": "full_model", "circuit": "circuit", "random": "random_circuit"}
 
 

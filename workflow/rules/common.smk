@@ -15,7 +15,7 @@ BASE = configuration.base_model(config)
 MODELS = list(config["models"])
 GROUPS = [entry["group"] for entry in config["plan"]]
 SPLITS = list(config["dataset"]["rows"])
-CONDA = "mechdiff"  # name of an existing environment, used with --software-deployment-method conda
+CONDA = "../../envs/conda.yaml"  # what the rules need; used with --software-deployment-method conda
 TABLE_FORMS = ["csv", "parquet", "md", "tex"]
 TABLES = ["table_1", "table_heads"] + (["table_planted"] if config["planted"] else [])
 
@@ -41,7 +41,7 @@ def step(wildcards):
 def receiver_scores(wildcards):
     """The scores that name the receivers of a group; none where the logits receive."""
     receiver = step(wildcards)["receiver"]
-    return [] if receiver == "logits" else f"{RUN}/discovery/{wildcards.model}/{receiver}.parquet"
+    return [] if receiver == configuration.LOGITS else f"{RUN}/discovery/{wildcards.model}/{receiver}.parquet"
 
 
 def receiver_count(wildcards):

@@ -14,5 +14,7 @@ rule generate_dataset:
         dataset=config["dataset"],
         seed=config["seed"],
         code=code("generate_dataset"),
+    message:
+        "Generate the dataset: {input.objects} -> scenes and prompts"
     script:
         "../scripts/generate_dataset.py"

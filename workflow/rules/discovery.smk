@@ -17,6 +17,8 @@ rule path_patching:
         receivers=receiver_count,
         batch_size=config["batch_size"],
         code=code("path_patching"),
+    message:
+        "{wildcards.model}: path patching, group {wildcards.group}"
     script:
         "../scripts/path_patching.py"
 
@@ -34,6 +36,8 @@ rule select_candidates:
     params:
         plan=lambda w: configuration.plan_for(config, w.model),
         code=code("select_candidates"),
+    message:
+        "{wildcards.model}: select candidates"
     script:
         "../scripts/select_candidates.py"
 
@@ -59,5 +63,7 @@ rule minimality:
         threshold=lambda w: configuration.threshold_for(config, w.model),
         batch_size=config["batch_size"],
         code=code("minimality"),
+    message:
+        "{wildcards.model}: minimality"
     script:
         "../scripts/minimality.py"

@@ -17,5 +17,7 @@ rule evaluate_circuit:
         seed=config["seed"],
         batch_size=config["batch_size"],
         code=code("evaluate_circuit"),
+    message:
+        "Circuit of {wildcards.circuit} in {wildcards.model}"
     script:
         "../scripts/evaluate_circuit.py"

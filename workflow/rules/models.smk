@@ -14,6 +14,8 @@ rule check_model:
         path=model_path,
         batch_size=config["batch_size"],
         code=code("check_model"),
+    message:
+        "{wildcards.model}: check shape, tokenizer and null patch"
     script:
         "../scripts/check_model.py"
 
@@ -33,5 +35,7 @@ rule mean_activations:
         path=model_path,
         batch_size=config["batch_size"],
         code=code("mean_activations"),
+    message:
+        "{wildcards.model}: mean activations"
     script:
         "../scripts/mean_activations.py"

@@ -16,6 +16,8 @@ rule table_1:
         planted=config["planted"] is not None,
         seed=config["seed"],
         code=code("table_1"),
+    message:
+        "Table 1"
     script:
         "../scripts/table_1.py"
 
@@ -33,7 +35,10 @@ rule table_heads:
     params:
         models=MODELS,
         names={entry["group"]: entry["name"] for entry in config["plan"]},
+        planted=config["planted"] is not None,
         code=code("table_heads"),
+    message:
+        "Table of heads"
     script:
         "../scripts/table_heads.py"
 
@@ -52,6 +57,8 @@ rule table_planted:
     params:
         models=MODELS,
         code=code("table_planted"),
+    message:
+        "Table of planted against found heads"
     script:
         "../scripts/table_planted.py"
 
@@ -67,5 +74,7 @@ rule seal_run:
         CONDA
     params:
         code=code("seal_run"),
+    message:
+        "Seal the records of the run"
     script:
         "../scripts/seal_run.py"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
-from mechdiff.tables import print_table_1, table_1, write_table
+from mechdiff.tables import PLANTED, print_table_1, table_1, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -25,8 +25,5 @@ if __name__ == "__main__":
             f" over resampled scenes; random circuits: mean of {draws}."
             f" Chance is 1/{p.boxes} = {1 / p.boxes:.2f}. Seed {p.seed}."
         )
-        if p.planted:
-            caption += (
-                " The mechanism is planted in these models: the pipeline finds what is there, no fact of language."
-            )
+        caption += PLANTED if p.planted else ""
         write_table(exact, print_table_1(exact), caption, snakemake.output)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
-from mechdiff.tables import table_heads, write_table
+from mechdiff.tables import PLANTED, table_heads, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -17,4 +17,5 @@ if __name__ == "__main__":
         candidates = dict(zip(p.models, map(Circuit.read, snakemake.input.candidates), strict=True))
         table = table_heads(circuits, candidates, p.names)
         caption = "Heads of each model's own circuit after minimality, strongest first; candidates: before minimality."
+        caption += PLANTED if p.planted else ""
         write_table(table, table, caption, snakemake.output)

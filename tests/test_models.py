@@ -1,0 +1,146 @@
+"""Opening checkpoints and adapters, and reading their heads in the right places."""
+
+import json
+import shutil
+
+import peft
+import pytest
+import torch
+from conftest import micro_llama, save_checkpoint
+from mechdiff.checkpoints import Shape, adapter_base, checkpoint_files, is_adapter, read_shape, read_tokenizer
+from mechdiff.errors import InputError
+from mechdiff.heads import Head
+from mechdiff.models import open_model, patchable
+from mechdiff.reference import capture_outputs, editing_outputs, editing_projections, last_logits, null_patch_difference
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+IDS = torch.randint(1, 100, (5, 12), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, tokenizer):
+    return save_checkpoint(micro_llama(3, 3), tokenizer, tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory, base):
+    folder = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(1)
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "o_proj"], init_lora_weights=False)
+    network = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
+    network.peft_config["default"].base_model_name_or_path = str(base)
+    network.save_pretrained(folder)
+    return folder
+
+
+def test_shape_and_files_are_read_without_opening_the_model(base, adapter):
+    assert read_shape(base) == read_shape(adapter) == Shape(layers=3, heads=3, width=12, vocabulary=200)
+    assert is_adapter(adapter) and not is_adapter(base) and adapter_base(adapter) == base
+    assert checkpoint_files(adapter)[:2] == [
+        str(adapter / "adapter_config.json"),
+        str(adapter / "adapter_model.safetensors"),
+    ]
+    assert checkpoint_files(adapter)[2:] == checkpoint_files(base)
+
+
+def test_an_opened_checkpoint_is_the_saved_model(base):
+    model = open_model("base", base)
+    assert len(model.heads) == 9 and model.heads[4] == Head(1, 1)
+    assert torch.equal(last_logits(model, IDS), last_logits(micro_llama(3, 3), IDS))
+
+
+def test_an_adapter_stays_in_force_in_every_patched_run(base, adapter):
+    """Against the same adapter merged into the weights; the hooks of the released code dropped it on o_proj."""
+    wrapped = open_model("tuned", adapter)
+    merged = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).merge_and_unload()
+    merged = patchable("merged", merged.eval().requires_grad_(False))
+    assert not torch.allclose(last_logits(wrapped, IDS), last_logits(open_model("base", base), IDS), atol=1e-3)
+
+    def halve(layer, z):
+        return z * 0.5 if layer == 1 else z
+
+    for model_logits in (last_logits, lambda m, ids: capture_outputs(m, ids)[1]):
+        torch.testing.assert_close(model_logits(wrapped, IDS), model_logits(merged, IDS), atol=1e-5, rtol=0)
+    for edit in (
+        lambda m: editing_outputs(m, halve),
+        lambda m: editing_projections(m, "q", halve),
+        lambda m: editing_projections(m, "v", halve),
+    ):
+        found = []
+        for model in (wrapped, merged):
+            with edit(model):
+                found.append(last_logits(model, IDS))
+        torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("values", [4, 2, 1])
+def test_grouped_heads_share_the_value_that_the_model_gives_them(values):
+    model = micro_llama(layers=1, heads=4, values=values)
+    clean, _ = capture_outputs(model, IDS)
+    for slot in range(values):
+
+        def shift(layer, v, slot=slot):
+            v = v.clone()
+            v[:, :, slot] += 1
+            return v
+
+        with editing_projections(model, "v", shift):
+            outputs, _ = capture_outputs(model, IDS)
+        changed = {h for h in range(4) if not torch.allclose(outputs[0][:, :, h], clean[0][:, :, h], atol=1e-4)}
+        assert changed == {head.index for head in model.heads if model.slot(head, "v") == slot}
+        assert all(model.slot(head, "q") == head.index for head in model.heads)
+
+
+def test_a_null_patch_changes_nothing_and_a_misread_layer_is_found(base):
+    model = open_model("base", base)
+    assert null_patch_difference(model, IDS) == [0.0, 0.0, 0.0]
+    calls = []
+    # A module that answers differently each time it is asked, as dropout left on would.
+    model.layers[1].self_attn.o_proj.register_forward_hook(lambda m, a, out: calls.append(0) or out + len(calls))
+    differences = null_patch_difference(model, IDS)
+    assert max(differences) > 1e-5
+
+
+def damaged(base, tmp_path, damage):
+    folder = tmp_path / "damaged"
+    shutil.copytree(base, folder)
+    damage(folder)
+    return folder
+
+
+def not_finite(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def other_shape(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 99}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors: missing, needed by model 'm'"),
+        (lambda f: (f / "config.json").unlink(), r"config\.json: missing, needed by model 'm'"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), r"model\.safetensors: model 'm' cannot be opened"),
+        (not_finite, r"model\.safetensors: model\.layers\.1\.mlp\.up_proj\.weight has values that are not finite"),
+        (other_shape, r"model\.safetensors: model 'm' cannot be opened"),
+        (lambda f: (f / "config.json").write_text("{"), r"cannot be opened"),
+    ],
+)
+def test_a_bad_checkpoint_gives_one_line_that_names_the_file(base, tmp_path, damage, line):
+    with pytest.raises(InputError, match=line) as caught:
+        open_model("m", damaged(base, tmp_path, damage))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_tokenizer_or_config_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=r"tokenizer\.json: not a readable tokenizer"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 2}')
+    with pytest.raises(InputError, match=r"config\.json: no key 'num_attention_heads'"):
+        read_shape(tmp_path)
