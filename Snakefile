@@ -17,8 +17,9 @@ include: "workflow/rules/tables.smk"
 rule all:
     default_target: True
     input:
-        f"{RUN}/manifest.json",
+        MANIFEST,
 
 
 onsuccess:
-    print(f"\n{Path(RUN, 'tables', 'table_1.md').read_text()}")
+    if Path(MANIFEST).exists() and Path(MANIFEST).stat().st_mtime > STARTED:
+        print(f"\n{Path(RUN, 'tables', 'table_1.md').read_text()}")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
-from mechdiff.config import read_objects
-from mechdiff.models import PatchableModel, patchable
-from mechdiff.task import LABELS, BoxTask
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from mechdiff.config import read_objects
+from mechdiff.dataset import SPLITS, build_split
+from mechdiff.models import PatchableModel, patchable
+from mechdiff.task import LABELS, BoxTask
 
 torch.set_num_threads(1)  # micro-models: threads cost more than they give, and jobs run with one
 
@@ -36,6 +39,11 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def task(tokenizer) -> BoxTask:
     return BoxTask(tokenizer, 7, OBJECTS)
+
+
+def build_dataset(task: BoxTask, rows: dict[str, int], seed: int, layout: str = "disjoint") -> dict[str, pd.DataFrame]:
+    """Every split."""
+    return {split: build_split(task, split, rows, seed, layout) for split in SPLITS}
 
 
 def micro_llama(

@@ -3,15 +3,17 @@
 Attention only, no norms, no MLP, no position code, attention scores q·k unscaled. The residual stream of a token with
 value x starts as (x, 0). Layer 0 has two heads with equal attention to all tokens so far (q = k = 0); head h carries
 v = (h + 1)·x and writes it to the second coordinate. With two layers, the single working head of layer 1 asks with
-q = second coordinate, its keys and values are the tokens' x, and it writes to the second coordinate too. The logits of
-the two words of the vocabulary are (second coordinate, 0), so p(word 0) = sigmoid(second coordinate).
+q = second coordinate, its keys and values are the tokens' x, and it writes to the second coordinate too. With an MLP,
+each layer then doubles the second coordinate. The logits of the two words of the vocabulary are (second coordinate, 0),
+so p(word 0) = sigmoid(second coordinate).
 """
 
 from types import SimpleNamespace
 
 import torch
-from mechdiff.models import PatchableModel
 from torch import Tensor, nn
+
+from mechdiff.models import PatchableModel
 
 HEADS, WIDTH = 2, 2
 
@@ -38,14 +40,15 @@ class Attention(nn.Module):
 class HandNetwork(nn.Module):
     """Token ids are the values x themselves."""
 
-    def __init__(self, layers: list[Attention]):
+    def __init__(self, layers: list[Attention], mlp: bool):
         super().__init__()
         self.attentions = nn.ModuleList(layers)
+        self.mlp_factor = torch.tensor([1.0, 2.0 if mlp else 1.0])
 
     def forward(self, input_ids: Tensor, use_cache: bool, logits_to_keep: int) -> SimpleNamespace:
         stream = torch.stack([input_ids.double(), torch.zeros_like(input_ids).double()], -1)
         for attention in self.attentions:
-            stream = stream + attention(stream)
+            stream = (stream + attention(stream)) * self.mlp_factor
         logits = torch.stack([stream[..., 1], torch.zeros_like(stream[..., 1])], -1)
         return SimpleNamespace(logits=logits[:, -logits_to_keep:])
 
@@ -54,13 +57,13 @@ NOTHING = [[0.0, 0.0], [0.0, 0.0]]
 SECOND = [[0.0, 0.0], [1.0, 1.0]]  # both heads write to the second coordinate
 
 
-def hand_model(layers: int, values_from: str = "x") -> PatchableModel:
+def hand_model(layers: int, values_from: str = "x", mlp: bool = False) -> PatchableModel:
     """One or two layers as above; ``values_from="second"``: layer 1 carries the second coordinate instead of x."""
     attentions = [Attention(NOTHING, NOTHING, [[1.0, 0.0], [2.0, 0.0]], SECOND)]
     if layers == 2:
         value = [1.0, 0.0] if values_from == "x" else [0.0, 1.0]
         asks = [[0.0, 1.0], [0.0, 0.0]]
         attentions.append(Attention(asks, [[1.0, 0.0], [0.0, 0.0]], [value, [0.0, 0.0]], SECOND))
-    network = HandNetwork(attentions).double()
+    network = HandNetwork(attentions, mlp).double()
     blocks = tuple(SimpleNamespace(self_attn=attention) for attention in attentions)
     return PatchableModel("hand", network, blocks, HEADS, HEADS, 1)

@@ -1,11 +1,14 @@
 """A bad config is refused with one line that names key, value and what is allowed."""
 
 import copy
+import json
 
 import pytest
 import yaml
+
 from conftest import OBJECTS, ROOT, micro_llama, save_checkpoint, word_tokenizer
-from mechdiff.config import SCHEMA, checked, plan_for, read_objects, threshold_for
+from mechdiff.config import SCHEMA, adapter_on, checked, plan_for, read_objects, threshold_for
+from mechdiff.dataset import SPLITS
 from mechdiff.errors import InputError
 from mechdiff.task import LABELS
 
@@ -39,6 +42,7 @@ def test_defaults_are_the_papers_settings(config):
         "layout": "disjoint",
         "rows": {"discovery": 300, "minimality": 500, "evaluation": 500, "means": 500},
     }
+    assert tuple(filled["dataset"]["rows"]) == SPLITS, "rules draw them in this order"
     assert filled["minimality"] == {"fraction": 0.3, "threshold": 0.01, "per_model": {}}
     assert filled["evaluation"]["random_circuits"] == 10
     assert filled["task"]["boxes"] == 7
@@ -82,7 +86,23 @@ def bad(key: str, value, expected: str):
         bad("plan.1.group", "A", "plan.0.group: 'A' stands there twice; allowed: each group once"),
         bad("minimality.per_model", {"goat": 0}, "minimality.per_model: unknown model 'goat'; allowed: base, tuned"),
         bad("task.boxes", 26, "task.boxes: 26 is not allowed; allowed: at most 25"),
-        bad("planted", "none.yaml", "planted: none.yaml does not exist; allowed: a family file, or null"),
+        bad("planted", "none.yaml", "planted: none.yaml declares no planted heads; allowed: a family file, or null"),
+        bad("planted", "config", "planted: config declares no planted heads"),
+        bad("minimality.threshold", float("nan"), "minimality.threshold: nan is not allowed; allowed: a finite number"),
+        bad(
+            "models.tuned.path",
+            "nowhere",
+            "models.tuned.path: no folder 'nowhere'; allowed: the folder of",
+        ),
+        bad("models.tuned.adapter", True, "models.tuned.adapter: true, but"),
+        bad("models.base.adapter", True, "models.base.adapter: true, but it has no base; allowed: false"),
+        bad("plan.0.position", "query_label", "plan.0.position: 'query_label' never reaches the logits; allowed: last"),
+        bad("plan.1.position", "query_label", "plan.1.position: 'query_label' with via q; allowed: last"),
+        bad(
+            "plan.0.position",
+            "correct_object",
+            "plan.0.position: 'correct_object' is not allowed",
+        ),
     ],
 )
 def test_one_line_names_the_key_the_value_and_what_is_allowed(config, key, value, expected):
@@ -97,9 +117,38 @@ def test_one_line_names_the_key_the_value_and_what_is_allowed(config, key, value
     assert "\n" not in str(caught.value)
 
 
-def test_two_groups_cannot_exclude_each_other(config):
-    config["plan"][0]["exclude"], config["plan"][1]["exclude"] = ["B"], ["A"]
-    with pytest.raises(InputError, match=r"plan\.0\.exclude: 'B' excludes 'A' too"):
+def test_groups_cannot_exclude_themselves_by_way_of_others(config):
+    config["plan"].append(config["plan"][1] | {"group": "C"})
+    for entry, excluded in zip(config["plan"], "BCA", strict=True):
+        entry["exclude"] = [excluded]
+    with pytest.raises(InputError, match=r"plan\.0\.exclude: 'A' excludes itself by way of others; allowed: no circle"):
+        checked(config)
+
+
+def test_names_that_yaml_reads_as_numbers_are_refused(config):
+    config["models"][7] = {"path": "x", "base": "base"}
+    with pytest.raises(InputError, match=r"^models\.7: the name 7 is no text"):
+        checked(config)
+
+
+def test_one_meaning_has_one_form(config):
+    """Else a config that says the same would rerun jobs: Snakemake compares the text of parameters."""
+    again = {"batch_size": 100.0, "seed": 20, **dict(reversed(config.items()))}
+    again["dataset"] = {"rows": {"means": 500.0}, "layout": "disjoint"}
+    assert repr(checked(again)) == repr(checked(config))
+
+
+def test_an_adapter_must_be_on_the_base_it_is_listed_under(config, folder):
+    adapter = folder / "adapter"
+    adapter.mkdir(exist_ok=True)
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder / "base")}))
+    config["models"]["tuned"] = {"path": str(adapter), "base": "base", "adapter": True}
+    assert adapter_on(checked(config), "tuned") == str(folder / "base")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder / "deeper")}))
+    with pytest.raises(InputError, match=r"^models\.tuned\.base: .*adapter is an adapter on .*deeper"):
+        checked(config)
+    del config["models"]["tuned"]["adapter"]
+    with pytest.raises(InputError, match=r"^models\.tuned\.adapter: false, but .*adapter says otherwise"):
         checked(config)
 
 
@@ -126,7 +175,7 @@ def test_object_files_that_do_not_do(config, folder, file, expected):
 
 def test_fewer_usable_objects_than_boxes(config, folder):
     config["models"] = {"base": {"path": str(folder / "few")}}
-    with pytest.raises(InputError, match=r"^task\.objects: only 5 are usable with this tokenizer, task\.boxes = 7"):
+    with pytest.raises(InputError, match=r"^task\.boxes: 7 need at least 7 objects, only 5 are usable"):
         checked(config)
 
 

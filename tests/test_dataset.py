@@ -5,10 +5,11 @@ from math import perm
 
 import pandas as pd
 import pytest
-from conftest import OBJECTS, word_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mechdiff.dataset import SPLITS, build_dataset
+
+from conftest import OBJECTS, build_dataset, word_tokenizer
+from mechdiff.dataset import SPLITS, build_split
 from mechdiff.errors import InputError
 from mechdiff.task import LABELS, BoxTask
 
@@ -80,8 +81,10 @@ def test_few_possible_scenes_are_still_never_repeated(tokenizer):
     rows = dict.fromkeys(SPLITS, possible // 4)
     tables = pd.concat(build_dataset(task, rows, 0).values())
     assert len({(*r.objects, *r.labels) for r in tables.itertuples()}) == possible
-    with pytest.raises(InputError, match=f"task has only {possible}"):
+    with pytest.raises(InputError, match=f"ask for 37 different scenes; allowed: the task's {possible}"):
         build_dataset(task, rows | {"means": 10}, 0)
+    seven_times = {"discovery": 36, "minimality": 72, "evaluation": 2, "means": 36}
+    build_dataset(task, seven_times, 0, "shared")
 
 
 def test_the_papers_rows_are_shared(task):
@@ -105,6 +108,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(task, tmp_
     assert all(written("a", 7)[split] != written("c", 8)[split] for split in SPLITS)
 
 
-def test_a_splits_rows_do_not_depend_on_the_other_splits_sizes(task):
-    few, many = build_dataset(task, ROWS, 0), build_dataset(task, ROWS | {"discovery": 40}, 0)
-    assert few["evaluation"]["prompt"].tolist() == many["evaluation"]["prompt"].tolist()
+def test_a_split_does_not_depend_on_the_sizes_of_those_drawn_after_it(task):
+    for i, split in enumerate(SPLITS):
+        few = build_split(task, split, {name: ROWS[name] for name in SPLITS[: i + 1]}, 0)
+        many = build_split(task, split, ROWS | dict.fromkeys(SPLITS[i + 1 :], 90), 0)
+        pd.testing.assert_frame_equal(few, many)

@@ -5,9 +5,9 @@ from math import exp
 import numpy as np
 import pytest
 import torch
-from conftest import micro_llama
+
+from conftest import build_dataset, micro_llama
 from hand_model import hand_model
-from mechdiff.dataset import build_dataset
 from mechdiff.evaluation import (
     circuit_correct,
     circuit_logits,
@@ -114,8 +114,8 @@ def test_a_circuit_is_evaluated_once_however_often_it_is_asked_for(scenes):
     means = mean_outputs(model, scenes, 40)
     one = Circuit((Group("A", Position.LAST, (Head(0, 0),)),))
     same = Circuit((Group("A", Position.LAST, (Head(0, 0),)),))
-    counts = count_correct(model, scenes, means, [one, same, NOBODY], 40)
-    assert len(counts) == 2
+    counts = count_correct(model, scenes, means, [one, same], 40, {NOBODY: -1})
+    assert counts[NOBODY] == -1 and len(counts) == 2
     assert counts[one] == circuit_correct(model, scenes, means, one, 40).sum()
 
 

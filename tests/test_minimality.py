@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mechdiff.heads import Circuit, Group, Head, Position
 from mechdiff.minimality import context_set, is_kept, minimality, minimality_score, pair_circuits
 
@@ -24,9 +25,21 @@ def test_context_is_the_positive_ones_among_the_first_share():
     correct = {frozenset({B}): 10, frozenset({C}): 10, frozenset({D}): 10}
     correct |= {frozenset({A, B}): 7, frozenset({A, C}): 10, frozenset({A, D}): 5}
     assert context_set(GROUP, A, correct, 0.25) == (D,)  # one head
-    assert context_set(GROUP, A, correct, 0.3) == (D, B)  # 1.2, rounded up
+    assert context_set(GROUP, A, correct, 0.3) == (D,)  # 1.2
+    assert context_set(GROUP, A, correct, 0.4) == (D, B)  # 1.6
     assert context_set(GROUP, A, correct, 1.0) == (D, B)  # C's difference is not positive
     assert context_set(GROUP, A, correct, 0.0) == ()
+
+
+def test_a_node_that_stands_in_two_groups_is_removed_as_one_node():
+    shared = Circuit((Group("G", Position.LAST, (A, B)), Group("H", Position.LAST, (A, C))))
+
+    def right(circuit: Circuit) -> int:
+        heads = {head for group in circuit.groups for head in group.heads}
+        return 40 * (A in heads) + 10 * (B in heads) + 10 * (C in heads)
+
+    _, _, pruned = minimality(shared, lambda circuits: {c: right(c) for c in circuits}, 100, 0.0, 0.01)
+    assert pruned == shared
 
 
 def test_heads_with_the_same_index_in_different_layers_are_different_heads():
@@ -58,8 +71,8 @@ def test_pruning_by_hand():
     table = scores[scores["group"] == "G"].set_index("head")
     assert table.loc[A.index, "context"] == "0.1", "without B, A shows what it does"
     assert table.loc[A.index, "score"] == pytest.approx((90 - 50) / 50)
-    assert table.loc[C.index, "context"] == "0.0 0.1", "each of the others leaves C its 20; two of four are taken"
-    assert table.loc[C.index, "score"] == pytest.approx((50 - 30) / 30)
+    assert table.loc[C.index, "context"] == "0.0", "each of the others leaves C its 20; one of four is taken"
+    assert table.loc[C.index, "score"] == pytest.approx((90 - 70) / 70)
     assert table.loc[D.index, "score"] == 0 and not table.loc[D.index, "kept"]
     single = pairs[(pairs["group"] == "G") & (pairs["head"] == "L0 H0") & (pairs["other"] == "L0 H1")]
     assert single["n_correct"].item() == 50 and len(pairs) == 10 + 1

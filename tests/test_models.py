@@ -6,14 +6,15 @@ import shutil
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
+
 from conftest import micro_llama, save_checkpoint
 from mechdiff.checkpoints import Shape, adapter_base, checkpoint_files, is_adapter, read_shape, read_tokenizer
 from mechdiff.errors import InputError
 from mechdiff.heads import Head
 from mechdiff.models import open_model, patchable
 from mechdiff.reference import capture_outputs, editing_outputs, editing_projections, last_logits, null_patch_difference
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 IDS = torch.randint(1, 100, (5, 12), generator=torch.Generator().manual_seed(0))
 
@@ -35,13 +36,13 @@ def adapter(tmp_path_factory, base):
 
 
 def test_shape_and_files_are_read_without_opening_the_model(base, adapter):
-    assert read_shape(base) == read_shape(adapter) == Shape(layers=3, heads=3, width=12, vocabulary=200)
+    assert read_shape(base) == Shape(layers=3, heads=3, width=12, vocabulary=200)
     assert is_adapter(adapter) and not is_adapter(base) and adapter_base(adapter) == base
-    assert checkpoint_files(adapter)[:2] == [
+    assert checkpoint_files(adapter, base)[:2] == [
         str(adapter / "adapter_config.json"),
         str(adapter / "adapter_model.safetensors"),
     ]
-    assert checkpoint_files(adapter)[2:] == checkpoint_files(base)
+    assert checkpoint_files(adapter, base)[2:] == checkpoint_files(base)
 
 
 def test_an_opened_checkpoint_is_the_saved_model(base):
@@ -52,7 +53,7 @@ def test_an_opened_checkpoint_is_the_saved_model(base):
 
 def test_an_adapter_stays_in_force_in_every_patched_run(base, adapter):
     """Against the same adapter merged into the weights; the hooks of the released code dropped it on o_proj."""
-    wrapped = open_model("tuned", adapter)
+    wrapped = open_model("tuned", adapter, base)
     merged = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).merge_and_unload()
     merged = patchable("merged", merged.eval().requires_grad_(False))
     assert not torch.allclose(last_logits(wrapped, IDS), last_logits(open_model("base", base), IDS), atol=1e-3)
@@ -92,14 +93,32 @@ def test_grouped_heads_share_the_value_that_the_model_gives_them(values):
         assert all(model.slot(head, "q") == head.index for head in model.heads)
 
 
-def test_a_null_patch_changes_nothing_and_a_misread_layer_is_found(base):
+def test_a_null_patch_changes_nothing_unless_runs_cannot_be_repeated(base):
     model = open_model("base", base)
     assert null_patch_difference(model, IDS) == [0.0, 0.0, 0.0]
     calls = []
     # A module that answers differently each time it is asked, as dropout left on would.
     model.layers[1].self_attn.o_proj.register_forward_hook(lambda m, a, out: calls.append(0) or out + len(calls))
-    differences = null_patch_difference(model, IDS)
-    assert max(differences) > 1e-5
+    assert min(null_patch_difference(model, IDS)) > 1e-5
+
+
+def test_heads_that_are_not_where_they_are_looked_for_are_refused():
+    network = micro_llama(2, 2).network
+    network.config.head_dim = 2
+    with pytest.raises(InputError, match="its projections are not 2 heads of 2 wide"):
+        patchable("m", network)
+    other = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+    with pytest.raises(InputError, match="GPTNeoXForCausalLM is not built like a Llama"):
+        patchable("m", other)
+
+
+def test_an_adapter_that_does_not_fit_is_refused(base, adapter, tmp_path):
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapter, folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({k.replace("layers.2", "layers.7"): v for k, v in weights.items()}, folder / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors: .*\(missing keys: .*layers\.2"):
+        open_model("m", folder, base)
 
 
 def damaged(base, tmp_path, damage):
@@ -115,6 +134,17 @@ def not_finite(folder):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def one_missing(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.self_attn.v_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def fewer_layers(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+
+
 def other_shape(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 99}))
@@ -127,6 +157,8 @@ def other_shape(folder):
         (lambda f: (f / "config.json").unlink(), r"config\.json: missing, needed by model 'm'"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), r"model\.safetensors: model 'm' cannot be opened"),
         (not_finite, r"model\.safetensors: model\.layers\.1\.mlp\.up_proj\.weight has values that are not finite"),
+        (one_missing, r"model\.safetensors: .*missing keys: model\.layers\.1\.self_attn\.v_proj\.weight"),
+        (fewer_layers, r"model\.safetensors: .*unexpected keys: model\.layers\.2\..* and others"),
         (other_shape, r"model\.safetensors: model 'm' cannot be opened"),
         (lambda f: (f / "config.json").write_text("{"), r"cannot be opened"),
     ],

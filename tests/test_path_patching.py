@@ -5,9 +5,9 @@ from math import exp
 import pandas as pd
 import pytest
 import torch
-from conftest import micro_llama
+
+from conftest import build_dataset, micro_llama
 from hand_model import hand_model
-from mechdiff.dataset import build_dataset
 from mechdiff.examples import Examples, clean_examples, noise_examples
 from mechdiff.heads import Head, Position
 from mechdiff.path_patching import (
@@ -69,6 +69,34 @@ def test_into_values_by_hand_at_an_earlier_position():
 
     assert changes[Head(0, 0)].tolist() == pytest.approx([p(2) / p(3) - 1], rel=1e-9)
     assert changes[Head(0, 1)].tolist() == pytest.approx([p(1) / p(3) - 1], rel=1e-9)
+
+
+def test_heads_between_are_frozen_and_mlps_are_not():
+    # Tokens (0, 1): head 0 gives 0.5, head 1 gives 1, so s = 1.5, doubled by the MLP to 3; layer 1 asks with 3 and
+    # finds z = sigmoid(3); the sum is doubled again. Noise (0, -1): head 0 gives -0.5, s = 0.5, doubled to 1; z stays.
+    model = hand_model(2, mlp=True)
+    changes = relative_changes(model, examples([0, 1]), examples([0, -1]), LAST, None, None, batch_size=8)
+    z = sigmoid(3)
+    assert changes[Head(0, 0)].tolist() == pytest.approx([sigmoid(2 * (1 + z)) / sigmoid(2 * (3 + z)) - 1], rel=1e-9)
+    # Head 1 alone gives -1 instead of 1: s = -0.5, doubled to -1.
+    assert changes[Head(0, 1)].tolist() == pytest.approx([sigmoid(2 * (-1 + z)) / sigmoid(2 * (3 + z)) - 1], rel=1e-9)
+
+
+def test_noise_is_read_at_the_noise_prompts_own_position():
+    # As into values above, but the noise prompt (0, 4) has its query label at its last token, where head 0 gives 2 and
+    # head 1 gives 4: the value at the clean prompt's first token becomes 2 + 2, or 1 + 4.
+    model = hand_model(2, values_from="second")
+    clean, noise = examples([1, 3]), examples([0, 4])
+    noise.positions[Position.QUERY_LABEL] = torch.tensor([1])
+    changes = relative_changes(model, clean, noise, Position.QUERY_LABEL, [Head(1, 0)], "v", batch_size=8)
+    w = sigmoid(12)
+
+    def p(first_value: float) -> float:
+        return sigmoid(6 + (1 - w) * first_value + w * 6)
+
+    assert changes[Head(0, 0)].tolist() == pytest.approx([p(4) / p(3) - 1], rel=1e-6)
+    assert changes[Head(0, 1)].tolist() == pytest.approx([p(5) / p(3) - 1], rel=1e-6)
+    assert changes[Head(0, 0)].item() > 0, "a larger value makes the answer likelier"
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ def test_a_terminal_sees_what_is_done_how_much_and_the_time_left():
     os.close(theirs)
     os.close(ours)
     assert "mini-llama: path patching, group A" in seen
-    assert "2/3" in seen and "layer 1" in seen and "rows/s" in seen
+    assert "2/3" in seen and "layer 1" in seen and "rows/s" in seen and "<00:00" in seen
 
 
 def test_elsewhere_short_work_is_silent(capfd):

@@ -1,6 +1,7 @@
 """Code versions, records and manifests. What the audit finds in a real run is in workflow/test_run.py."""
 
 import pytest
+
 from mechdiff.errors import InputError
 from mechdiff.provenance import (
     PACKAGE,

@@ -8,9 +8,10 @@ import json
 
 import pandas as pd
 import pytest
+
 from conftest import REFERENCE
 from mechdiff.heads import Head, Position
-from mechdiff.minimality import is_kept, minimality_score
+from mechdiff.minimality import context_size, is_kept, minimality_score
 from mechdiff.path_patching import Step, select_candidates
 
 pytestmark = pytest.mark.skipif(not REFERENCE.exists(), reason="the authors' released files are not here")
@@ -55,3 +56,10 @@ def test_minimality_at_one_percent_gives_the_released_circuit(candidates, group,
     tested = {released_head(key): accuracies for key, accuracies in significance.items()}
     kept = [head for head in candidates[group].heads if is_kept(minimality_score(*tested[head]), 0.01)]
     assert [[head.layer, head.index] for head in kept] == load("circuit")[name]
+
+
+@pytest.mark.parametrize("name", GROUPS.values())
+def test_the_size_of_k_is_the_one_the_authors_named_their_files_for(name):
+    released = load("minimality")
+    (named,) = (key for key in released if key.startswith(f"{name}_"))
+    assert context_size(len(released[name]), 0.3) == int(named.split("_")[-2])

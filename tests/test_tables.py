@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+
 from mechdiff.heads import Circuit, Group, Head, Position
 from mechdiff.intervals import interval, scene_resamples
 from mechdiff.tables import print_table_1, rounded, table_1, table_heads, table_planted, write_table

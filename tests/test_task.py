@@ -1,12 +1,11 @@
 """Prompts: what is written, what is one token, where the named positions are."""
 
-import re
-
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
 from conftest import OBJECTS, word_tokenizer
 from mechdiff.errors import InputError
 from mechdiff.task import LABELS, BoxTask, Scene
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 TEMPLATE = ["The", "the", "is", "in", "Box", ",", ".", "contains"]
 
@@ -74,11 +73,18 @@ def test_too_few_usable_objects_is_said_with_the_numbers(tokenizer):
     with pytest.raises(InputError) as caught:
         BoxTask(tokenizer, 3, ["apple", "book", "ice cream"])
     assert str(caught.value) == (
-        "task.objects: only 2 are usable with this tokenizer, task.boxes = 3 needs at least 3;"
+        "task.boxes: 3 need at least 3 objects, only 2 are usable with this tokenizer;"
         " not one token in place: ice cream"
     )
 
 
 def test_a_letter_is_kept_free_for_the_noise_query(tokenizer):
-    with pytest.raises(InputError, match=re.escape("task.boxes = 3 needs at least 4")):
+    with pytest.raises(InputError, match="3 need at least 4 labels, only 3 are usable"):
         BoxTask(tokenizer, 3, OBJECTS, ["A", "B", "C"])
+
+
+def test_a_tokenizer_that_ends_every_text_with_a_token_of_its_own_is_refused():
+    tokenizer = word_tokenizer([*TEMPLATE, *LABELS, "apple", "book"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A <s>", special_tokens=[("<s>", 0)])
+    with pytest.raises(InputError):
+        BoxTask(tokenizer, 2, ["apple", "book"])

@@ -1,15 +1,20 @@
 """mechdiff: what did fine-tuning change inside the model?
 
-The package reads top-down as the experiment does; an import never points back up:
+The package reads top-down as the experiment does. A module imports from those above it and never from those below:
 
-    task, heads          scenes, prompts and named positions; heads, groups and circuits
-    models               checkpoints and adapters, opened and checked
-    reference            the plain engine: whole forward passes with hooks
-    path_patching        circuit discovery (paper, section 4.1)
-    evaluation           F(C), faithfulness, random circuits (section 4.2)
-    minimality           pruning (section 4.2, appendix B)
-    tables               what a reader sees
-    provenance, audit    where each number came from
+    errors, seeds, heads       what a user can mend; random streams; heads, groups and circuits
+    task, dataset              scenes, prompts and named positions; the splits
+    checkpoints, config        folders of models, read without opening them; the configuration
+    models, examples           networks opened for patching; splits as tensors
+    reference                  the plain engine: whole forward passes with hooks
+    model_check                before any experiment: is the model read correctly?
+    path_patching              circuit discovery (paper, section 4.1)
+    evaluation, minimality     F(C), faithfulness, random circuits; pruning (section 4.2, appendix B)
+    provenance, progress       where each number came from; how far long work is
+    intervals, tables          what a reader sees
+    audit, cli                 the ``mechdiff`` command
+
+``family`` trains the default models; nothing else imports it.
 """
 
 __version__ = "0.1.0"

@@ -6,6 +6,7 @@ Steps, from the beginning of the chain to its end, so that the first file named 
 2. Records are put in order: a job comes after the jobs that made its inputs.
 3. Each file a record names is hashed: inputs that no job made (weights, object lists), then outputs.
 4. What a job read is what the job before it wrote.
+5. Among the tables there is no file that no record names.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mechdiff.errors import InputError
 from mechdiff.provenance import file_sha256, manifest_matches, read_record
 
 MANIFEST = "manifest.json"
+TABLES = "tables"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ def audit(folder: str | Path) -> dict[str, Audit]:
     manifests = sorted(Path(folder).rglob(MANIFEST))
     if not manifests:
         raise InputError(f"{folder}: no {MANIFEST} in it, so no finished run to audit")
+    for tables in sorted(Path(folder).rglob(TABLES)):
+        if not (tables.parent / MANIFEST).exists():
+            raise InputError(f"{tables}: no {MANIFEST} beside it, so its run is not finished")
     return {str(path.parent): _audit_run(path) for path in manifests}
 
 
@@ -46,16 +51,20 @@ def _audit_run(path: Path) -> Audit:
         _verify(root / record_path, sha256, record_path)
     records = _in_order({name: read_record(root / name) for name in manifest["records"]})
     made: dict[str, str] = {}
-    hashed: set[str] = set()
+    hashed: set[tuple[str, str]] = set()
     for name, record in records:
         for file in record["inputs"]:
             if made.get(file["path"], file["sha256"]) != file["sha256"]:
                 raise InputError(f"{file['path']}: {name} read another version than its job wrote")
         for file in (*record["inputs"], *record["outputs"]):
-            if file["path"] not in hashed:
+            if (file["path"], file["sha256"]) not in hashed:
                 _verify(root / file["path"], file["sha256"], file["path"])
-                hashed.add(file["path"])
+                hashed.add((file["path"], file["sha256"]))
         made |= {file["path"]: file["sha256"] for file in record["outputs"]}
+    known = {root / file for file, _ in hashed} | {root / name for name in manifest["records"]}
+    for file in sorted((path.absolute().parent / TABLES).iterdir()):
+        if file not in known:
+            raise InputError(f"{file.relative_to(root)}: no record of this run names it")
     return Audit(len(hashed), len(records), manifest["digest"])
 
 
@@ -68,8 +77,11 @@ def _verify(path: Path, sha256: str, name: str) -> None:
 
 def _root(path: Path, manifest: dict[str, Any]) -> Path:
     """The folder that recorded paths are relative to: from there the manifest is results/<run>/manifest.json."""
-    depth = len(Path(manifest["run"]).parts) + 1
-    return path.resolve().parents[depth - 1]
+    run = Path(manifest["run"])
+    root = path.absolute().parents[len(run.parts)]
+    if (root / run / MANIFEST) != path.absolute():
+        raise InputError(f"{path}: is the manifest of {run}; put the run back there to audit it")
+    return root
 
 
 def _in_order(records: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:

@@ -29,18 +29,22 @@ class Shape:
 
 
 def read_shape(path: str | Path) -> Shape:
-    """Shape of the checkpoint in a folder, from its config alone; an adapter has the shape of its base."""
-    folder = Path(path)
-    config_file = folder / "config.json"
-    if is_adapter(folder):
-        config_file = adapter_base(folder) / "config.json"
-    config = _read_json(config_file)
+    """Shape of a whole checkpoint, from its config alone."""
+    file = Path(path) / "config.json"
+    config = _read_json(file)
     try:
         return Shape(
             config["num_hidden_layers"], config["num_attention_heads"], config["hidden_size"], config["vocab_size"]
         )
     except KeyError as error:
-        raise InputError(f"{config_file}: no key {error}") from error
+        raise InputError(f"{file}: no key {error}") from error
+
+
+def require_same_shape(name: str, path: str | Path, base: str | Path) -> None:
+    """Refuse a fine-tuned checkpoint whose heads are not its base's heads."""
+    shape, wanted = read_shape(path), read_shape(base)
+    if shape != wanted:
+        raise InputError(f"models.{name}.path: {path} has shape {shape}; allowed: that of its base, {wanted}")
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -49,29 +53,40 @@ def is_adapter(path: str | Path) -> bool:
 
 
 def adapter_base(path: str | Path) -> Path:
-    """The base checkpoint an adapter names."""
-    return Path(_read_json(Path(path) / "adapter_config.json").get("base_model_name_or_path", ""))
+    """The base checkpoint that an adapter names: a folder, or an id that is none here."""
+    return Path(_read_json(Path(path) / "adapter_config.json").get("base_model_name_or_path") or "")
 
 
 def read_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a checkpoint folder."""
+    """The tokenizer of a checkpoint folder, without the padding or truncation that may be stored with it."""
     file = Path(path) / TOKENIZER
     try:
-        return Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exception
         raise InputError(f"{file}: not a readable tokenizer ({error})") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
-def checkpoint_files(path: str | Path) -> list[str]:
-    """The files that determine the model in a folder, an adapter's base included, as far as they can be known."""
+def checkpoint_files(path: str | Path, base: str | Path | None = None) -> list[str]:
+    """The files that determine a model: those of a whole checkpoint, or with ``base`` those of an adapter and its base.
+
+    An adapter's own tokenizer counts where there is one.
+    """
     folder = Path(path)
-    if not is_adapter(folder):
+    if base is None:
         return [str(folder / name) for name in ("config.json", WEIGHTS, TOKENIZER)]
-    return [str(folder / "adapter_config.json"), str(folder / ADAPTER), *checkpoint_files(adapter_base(folder))]
+    own = [folder / "adapter_config.json", folder / ADAPTER]
+    own += [folder / TOKENIZER] if (folder / TOKENIZER).exists() else []
+    return [*map(str, own), *checkpoint_files(base)]
 
 
 def _read_json(file: Path) -> dict:
     try:
-        return json.loads(file.read_text())
+        value = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{file}: holds no JSON object")
+    return value

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
-from mechdiff.checkpoints import is_adapter, read_shape, read_tokenizer
+from mechdiff.checkpoints import adapter_base, is_adapter, read_shape, read_tokenizer, require_same_shape
 from mechdiff.errors import InputError
 from mechdiff.task import BoxTask
 
 LOGITS = "logits"  # the receiver of the first step of a plan
+MADE_HERE = "results/"  # where rules put the models that they train
 SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
 
 
@@ -28,10 +30,11 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with every default filled in; InputError with one line that names key, value and what is allowed."""
     schema = yaml.safe_load(SCHEMA.read_text())
     filled = copy.deepcopy(dict(config))
+    _check_names(filled)
     problems = sorted(jsonschema.Draft202012Validator(schema).iter_errors(filled), key=lambda e: list(map(str, e.path)))
     if problems:
         raise InputError(_explain(problems[0]))
-    _fill_defaults(filled, schema)
+    filled = _with_defaults(filled, schema)
     _check_models(filled)
     _check_plan(filled)
     _check_minimality(filled)
@@ -57,6 +60,20 @@ def read_objects(path: str | Path) -> list[str]:
     return words
 
 
+def read_planted(path: str | Path) -> dict[str, list[list[int]]]:
+    """Group -> [[layer, head], ...] as a family file declares them."""
+    try:
+        family = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return {group: [[int(i), int(j)] for i, j in heads] for group, heads in family["planted"].items()}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"planted: {path} declares no planted heads; allowed: a family file, or null") from error
+
+
+def adapter_on(config: Mapping[str, Any], model: str) -> str | None:
+    """The folder of the base that an adapter is opened on; None for a whole checkpoint."""
+    return config["models"][base_model(config)]["path"] if config["models"][model]["adapter"] else None
+
+
 def plan_for(config: Mapping[str, Any], model: str) -> list[dict[str, Any]]:
     """The discovery plan of one model: its own keep and receivers in place."""
     return [
@@ -75,7 +92,7 @@ def _explain(error: jsonschema.ValidationError) -> str:
     key = ".".join(str(part) for part in error.absolute_path)
     if error.validator == "additionalProperties":
         allowed = sorted(error.schema.get("properties", {}))
-        unknown = sorted(set(error.instance) - set(allowed))[0]
+        unknown = next(name for name in error.instance if name not in allowed)
         return f"{f'{key}.' if key else ''}{unknown}: unknown key; allowed: {', '.join(allowed)}"
     if error.validator == "required":
         missing = next(name for name in error.validator_value if name not in error.instance)
@@ -92,20 +109,33 @@ def _explain(error: jsonschema.ValidationError) -> str:
     return f"{key or 'config'}: {error.instance!r} is not allowed; allowed: {allowed}"
 
 
-def _fill_defaults(value: Any, schema: Mapping[str, Any]) -> None:
+def _with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
+    """The value with its defaults, keys in the schema's order and whole numbers as int: one form for one meaning."""
     if isinstance(value, dict):
-        for key, part in schema.get("properties", {}).items():
-            if "default" in part:
-                value.setdefault(key, copy.deepcopy(part["default"]))
-            if key in value:
-                _fill_defaults(value[key], part)
-        extra = schema.get("additionalProperties")
-        if isinstance(extra, dict):
-            for key in value.keys() - schema.get("properties", {}).keys():
-                _fill_defaults(value[key], extra)
-    elif isinstance(value, list):
-        for item in value:
-            _fill_defaults(item, schema.get("items", {}))
+        parts, extra = schema.get("properties", {}), schema.get("additionalProperties")
+        filled = {}
+        for key, part in parts.items():
+            if key in value or "default" in part:
+                filled[key] = _with_defaults(value.get(key, copy.deepcopy(part.get("default"))), part)
+        others = {key: item for key, item in value.items() if key not in parts}
+        return filled | {key: _with_defaults(item, extra) for key, item in others.items()}
+    if isinstance(value, list):
+        return [_with_defaults(item, schema.get("items", {})) for item in value]
+    if isinstance(value, float) and "integer" in schema.get("type", ()):
+        return int(value)  # 300.0 is an integer to JSON schema
+    return value
+
+
+def _check_names(value: Any, key: str = "") -> None:
+    """Names are text and numbers are finite; YAML allows otherwise."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        path = f"{key}.{name}" if key else str(name)
+        if isinstance(value, dict) and not isinstance(name, str):
+            raise InputError(f"{path}: the name {name!r} is no text; allowed: text, in quotes if need be")
+        _check_names(item, path)
+    if isinstance(value, float) and not isfinite(value):
+        raise InputError(f"{key}: {value} is not allowed; allowed: a finite number")
 
 
 def _check_models(config: Mapping[str, Any]) -> None:
@@ -117,13 +147,20 @@ def _check_models(config: Mapping[str, Any]) -> None:
     if len(bases) != 1:
         raise InputError(f"models: {len(bases)} have no base ({', '.join(bases)}); exactly one must be the base")
     base_path = models[bases[0]]["path"]
+    if models[bases[0]]["adapter"]:
+        raise InputError(f"models.{bases[0]}.adapter: true, but it has no base; allowed: false")
     for name, model in models.items():
-        path = model["path"]
-        if not _present(path) or not _present(base_path):
-            continue
-        shape, wanted = read_shape(path), read_shape(base_path)
-        if shape != wanted:
-            raise InputError(f"models.{name}.path: {path} has shape {shape}; allowed: that of its base, {wanted}")
+        path, made = model["path"], model["path"].startswith(MADE_HERE)
+        if not made and not Path(path).is_dir():
+            raise InputError(f"models.{name}.path: no folder {path!r}; allowed: the folder of a checkpoint or adapter")
+        if not made and is_adapter(path) != model["adapter"]:
+            raise InputError(f"models.{name}.adapter: {str(model['adapter']).lower()}, but {path} says otherwise")
+        if model["adapter"] and is_adapter(path):
+            named = adapter_base(path)
+            if named.is_dir() and not named.samefile(base_path):
+                raise InputError(f"models.{name}.base: {path} is an adapter on {named}; allowed: that folder's model")
+        if not model["adapter"] and _present(path) and _present(base_path):
+            require_same_shape(name, path, base_path)
 
 
 def _check_plan(config: Mapping[str, Any]) -> None:
@@ -143,21 +180,40 @@ def _check_plan(config: Mapping[str, Any]) -> None:
             if other not in groups or other == entry["group"]:
                 others = ", ".join(g for g in groups if g != entry["group"])
                 raise InputError(f"{key}.exclude: unknown group {other!r}; allowed: {others}")
-            if entry["group"] in plan[groups.index(other)]["exclude"]:
-                raise InputError(f"{key}.exclude: {other!r} excludes {entry['group']!r} too; allowed: one of the two")
         for name in entry["per_model"]:
             if name not in models:
                 raise InputError(f"{key}.per_model: unknown model {name!r}; allowed: {', '.join(models)}")
-    for name, model in models.items():
+        if entry["receiver"] == LOGITS and entry["position"] != "last":
+            raise InputError(f"{key}.position: {entry['position']!r} never reaches the logits; allowed: last")
+        if entry["via"] == "q" and entry["position"] != plan[groups.index(entry["receiver"])]["position"]:
+            there = plan[groups.index(entry["receiver"])]["position"]
+            raise InputError(f"{key}.position: {entry['position']!r} with via q; allowed: {there}, where they ask")
+    _check_exclusions(plan)
+    present = _present(models[base_model(config)]["path"])
+    for name in models:
         for i, entry in enumerate(plan_for(config, name)):
             receives = any(other["receiver"] == entry["group"] for other in plan)
             if receives and entry["receivers"] is None:
                 raise InputError(f"plan.{i}.receivers: null, but a later group is sent to {entry['group']!r}")
-            if _present(model["path"]):
-                heads = (shape := read_shape(model["path"])).layers * shape.heads
+            if present:
+                heads = (shape := read_shape(models[base_model(config)]["path"])).layers * shape.heads
                 for k in ("keep", "receivers"):
                     if (entry[k] or 0) > heads:
                         raise InputError(f"plan.{i}.{k}: {entry[k]} for {name}; allowed: at most its {heads} heads")
+
+
+def _check_exclusions(plan: list[dict[str, Any]]) -> None:
+    """No group may exclude itself by way of others."""
+    excluded = {entry["group"]: entry["exclude"] for entry in plan}
+    for i, entry in enumerate(plan):
+        reached, waiting = set(), list(entry["exclude"])
+        while waiting:
+            group = waiting.pop()
+            if group == entry["group"]:
+                raise InputError(f"plan.{i}.exclude: {group!r} excludes itself by way of others; allowed: no circle")
+            if group not in reached:
+                reached.add(group)
+                waiting += excluded[group]
 
 
 def _check_minimality(config: Mapping[str, Any]) -> None:
@@ -175,9 +231,9 @@ def _check_task(config: Mapping[str, Any]) -> None:
     path = config["models"][base_model(config)]["path"]
     if _present(path):
         BoxTask(read_tokenizer(path), boxes, objects)
-    if config["planted"] is not None and not Path(config["planted"]).exists():
-        raise InputError(f"planted: {config['planted']} does not exist; allowed: a family file, or null")
+    if config["planted"] is not None:
+        read_planted(config["planted"])
 
 
 def _present(path: str) -> bool:
-    return is_adapter(path) or (Path(path) / "config.json").exists()
+    return (Path(path) / "config.json").exists()

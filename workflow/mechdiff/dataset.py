@@ -1,8 +1,8 @@
 """The run's dataset: scenes drawn from a seed and written as one table per split (paper, section 3).
 
-Splits: ``discovery`` (path patching), ``minimality``, ``evaluation`` and ``means`` (the scenes behind mean ablation,
-with a random query letter). By default every row of every split has a scene of its own. ``rows="shared"`` gives the
-paper's layout instead: each scene is queried once per box, in consecutive rows, and the splits overlap.
+Splits: ``discovery`` (path patching), ``means`` (the scenes behind mean ablation, with a random query letter),
+``minimality`` and ``evaluation``. By default every row of every split has a scene of its own. ``layout="shared"``
+gives the paper's rows instead: each scene is queried once per box, in consecutive rows, and the splits overlap.
 
 Columns: scene_id, prompt, input_ids, answer, answer_id, query_label, the named positions (``Position.column``), and the
 scene itself (objects, labels, query). ``discovery`` also has the noise prompt: another scene, whose query label is a
@@ -13,7 +13,7 @@ In ``means`` the letter may label no box: then answer and the positions that dep
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import perm
+from math import ceil, perm
 
 import numpy as np
 import pandas as pd
@@ -23,40 +23,32 @@ from mechdiff.heads import Position
 from mechdiff.seeds import stream
 from mechdiff.task import BoxTask, Prompt, Scene
 
-SPLITS = ("discovery", "minimality", "evaluation", "means")
+SPLITS = ("discovery", "means", "minimality", "evaluation")  # in the order in which experiments need them
 SCENE_COLUMNS = ("query", "answer_id", Position.PREVIOUS_QUERY_LABEL.column, Position.CORRECT_OBJECT.column)
 
 
-def build_dataset(
-    task: BoxTask, rows: Mapping[str, int], seed: int, layout: str = "disjoint"
-) -> dict[str, pd.DataFrame]:
-    """One table per split, ``rows[split]`` rows each; the same seed gives the same tables.
+def build_split(
+    task: BoxTask, split: str, rows: Mapping[str, int], seed: int, layout: str = "disjoint"
+) -> pd.DataFrame:
+    """The table of one split, ``rows[split]`` rows; the same seed gives the same table.
 
-    Raises InputError when the task has fewer different scenes than rows.
+    A split is drawn after those before it in ``SPLITS``, from their scenes apart: ``rows`` says how many they have. The
+    splits after it do not matter. Raises InputError when the task has fewer different scenes than are asked for.
     """
-    needed = sum(rows.values())
-    possible = perm(len(task.objects), task.boxes) * perm(len(task.labels), task.boxes)
-    if possible < needed:
-        raise InputError(f"dataset.rows: {needed} rows ask for different scenes, task has only {possible}")
+    earlier = SPLITS[: SPLITS.index(split) + 1]
     if layout == "shared":
-        scenes = _shared_scenes(task, rows, seed)
+        first_id, scenes = 0, _shared_scenes(task, split, rows[split], seed)
+        ids = [i if split == "means" else i // task.boxes for i in range(rows[split])]
     else:
-        seen: set[Scene] = set()
-        scenes = {split: _fresh_scenes(task, rows[split], stream(seed, "scenes", split), seen) for split in SPLITS}
-    tables, first_id = {}, 0
-    for split in SPLITS:
-        ids = [first_id + i for i in range(rows[split])]
-        if layout == "shared":
-            ids = [i if split == "means" else i // task.boxes for i in range(rows[split])]
-        else:
-            first_id += rows[split]
-        rng = stream(seed, "prompts", split)
-        tables[split] = pd.DataFrame(
-            [_row(task, scene_id, scene, split, rng) for scene_id, scene in zip(ids, scenes[split], strict=True)]
-        )
-        if split == "means":
-            tables[split] = tables[split].astype(dict.fromkeys(SCENE_COLUMNS, "Int64"))
-    return tables
+        seen: set[tuple] = set()
+        _require_enough(task, sum(rows[name] for name in earlier))
+        for name in earlier:
+            first_id = len(seen)
+            scenes = _fresh_scenes(task, rows[name], stream(seed, "scenes", name), seen)
+        ids = range(first_id, first_id + rows[split])
+    rng = stream(seed, "prompts", split)
+    table = pd.DataFrame([_row(task, i, scene, split, rng) for i, scene in zip(ids, scenes, strict=True)])
+    return table.astype(dict.fromkeys(SCENE_COLUMNS, "Int64")) if split == "means" else table
 
 
 def draw_scene(task: BoxTask, rng: np.random.Generator) -> Scene:
@@ -68,7 +60,7 @@ def draw_scene(task: BoxTask, rng: np.random.Generator) -> Scene:
     )
 
 
-def _fresh_scenes(task: BoxTask, n: int, rng: np.random.Generator, seen: set) -> list[Scene]:
+def _fresh_scenes(task: BoxTask, n: int, rng: np.random.Generator, seen: set[tuple]) -> list[Scene]:
     """n scenes whose (objects, labels) no earlier scene has."""
     scenes = []
     while len(scenes) < n:
@@ -79,11 +71,20 @@ def _fresh_scenes(task: BoxTask, n: int, rng: np.random.Generator, seen: set) ->
     return scenes
 
 
-def _shared_scenes(task: BoxTask, rows: Mapping[str, int], seed: int) -> dict[str, list[Scene]]:
+def _shared_scenes(task: BoxTask, split: str, rows: int, seed: int) -> list[Scene]:
     """The paper's rows: scene i is queried for each of its boxes in turn; every split starts at row 0."""
-    firsts = _fresh_scenes(task, max(rows.values()), stream(seed, "scenes", "shared"), set())
-    queried = [Scene(s.objects, s.labels, query) for s in firsts for query in range(task.boxes)]
-    return {split: (firsts if split == "means" else queried)[: rows[split]] for split in SPLITS}
+    n = rows if split == "means" else ceil(rows / task.boxes)
+    _require_enough(task, n)
+    scenes = _fresh_scenes(task, n, stream(seed, "scenes", "shared"), set())
+    if split == "means":
+        return scenes
+    return [Scene(s.objects, s.labels, query) for s in scenes for query in range(task.boxes)][:rows]
+
+
+def _require_enough(task: BoxTask, scenes: int) -> None:
+    possible = perm(len(task.objects), task.boxes) * perm(len(task.labels), task.boxes)
+    if possible < scenes:
+        raise InputError(f"dataset.rows: they ask for {scenes} different scenes; allowed: the task's {possible}")
 
 
 def _row(task: BoxTask, scene_id: int, scene: Scene, split: str, rng: np.random.Generator) -> dict:

@@ -66,10 +66,10 @@ def count_correct(
     means: Tensor,
     circuits: Iterable[Circuit],
     batch_size: int,
+    counts: dict[Circuit, int],
     done: Callable[[], None] = lambda: None,
 ) -> dict[Circuit, int]:
-    """n_correct of each different circuit, each evaluated once; ``done()`` is called after each."""
-    counts: dict[Circuit, int] = {}
+    """Right answers by circuit, into ``counts``, for those not in it yet; ``done()`` is called after each asked for."""
     for circuit in circuits:
         if circuit not in counts:
             counts[circuit] = int(circuit_correct(model, examples, means, circuit, batch_size).sum())

@@ -82,11 +82,11 @@ class Circuit:
         return frozenset((head, group.position) for group in self.groups for head in group.heads)
 
     def without(self, name: str, removed: Iterable[Head]) -> Circuit:
-        """C \\ K for a set K of heads of one group."""
-        gone = set(removed)
+        """C \\ K for a set K of heads of one group. The nodes go: also from another group at the same position."""
+        gone, position = set(removed), self[name].position
         return Circuit(
             tuple(
-                replace(g, heads=tuple(h for h in g.heads if h not in gone)) if g.name == name else g
+                replace(g, heads=tuple(h for h in g.heads if h not in gone)) if g.position == position else g
                 for g in self.groups
             )
         )

@@ -3,7 +3,7 @@
 For each group G of the circuit C and each head v of G:
 
 1. Rank the other heads v_j of G by F(C\\{v_j}) - F(C\\{v, v_j}), highest first.
-2. K = the heads with a positive difference among the first 30 % (of G, rounded up) of that ranking.
+2. K = the heads with a positive difference among the first 30 % (of the size of G, to the nearest whole number).
 3. score(v) = (F(C\\K) - F(C\\(K+{v}))) / F(C\\(K+{v})). Keep v when score >= threshold.
 
 F counts correct answers; counts are kept exact and only ratios are divided. Where F(C\\(K+{v})) is 0 the score is
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import combinations_with_replacement
-from math import ceil
+from math import floor
 
 import pandas as pd
 
@@ -30,12 +30,17 @@ def pair_circuits(circuit: Circuit, group: Group) -> dict[frozenset[Head], Circu
     return {heads: circuit.without(group.name, heads) for heads in sorted(removed, key=sorted)}
 
 
+def context_size(heads: int, fraction: float) -> int:
+    """How many heads of a group are looked at for K; halves up, as the released 8 of 25 and 2 of 5."""
+    return floor(round(fraction * heads + 0.5, 9))
+
+
 def context_set(group: Group, head: Head, correct: PairCounts, fraction: float) -> tuple[Head, ...]:
     """K for one head v. correct: number of right answers with one head or a pair of the group removed from C."""
     others = [other for other in group.heads if other != head]
     gain = {other: correct[frozenset({other})] - correct[frozenset({head, other})] for other in others}
     ranking = sorted(others, key=lambda other: -gain[other])  # stable: ties in the group's own order
-    first = ranking[: ceil(round(fraction * len(group.heads), 9))]
+    first = ranking[: context_size(len(group.heads), fraction)]
     return tuple(other for other in first if gain[other] > 0)
 
 

@@ -14,7 +14,7 @@ from warnings import catch_warnings, simplefilter
 import torch
 from torch import nn
 
-from mechdiff.checkpoints import ADAPTER, WEIGHTS, adapter_base, is_adapter
+from mechdiff.checkpoints import ADAPTER, WEIGHTS
 from mechdiff.errors import InputError
 from mechdiff.heads import Head, all_heads
 
@@ -50,50 +50,76 @@ class PatchableModel:
         return head.index * self.values_per_layer // self.heads_per_layer
 
 
-def open_model(name: str, path: str | Path) -> PatchableModel:
-    """Open a checkpoint or adapter folder in float32, ready to be patched.
+def open_model(name: str, path: str | Path, base: str | Path | None = None) -> PatchableModel:
+    """Open a checkpoint folder, or with ``base`` an adapter folder on that base, in float32, ready to be patched.
 
-    Raises InputError, naming the file, when it is missing, cannot be read, or holds numbers that are not finite.
+    Raises InputError, naming the file, when it is missing, cannot be read, does not hold exactly the weights that the
+    config asks for, or holds numbers that are not finite.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # it would be drawn into logs as well
-
-    folder = Path(path)
-    adapter = is_adapter(folder)
-    weights = folder / (ADAPTER if adapter else WEIGHTS)
-    base = adapter_base(folder) if adapter else folder
-    for file in (weights, base / "config.json", base / WEIGHTS):
+    whole = Path(base or path)
+    weights = Path(path) / (ADAPTER if base else WEIGHTS)
+    for file in (weights, whole / "config.json", whole / WEIGHTS):
         if not file.exists():
             raise InputError(f"{file}: missing, needed by model {name!r}")
     try:
-        network = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
-        if adapter:
-            from peft import PeftModel
-
-            with catch_warnings():  # peft asks transformers for an attribute by its old name
-                simplefilter("ignore", FutureWarning)
-                network = PeftModel.from_pretrained(network, folder).base_model.model
-    except Exception as error:  # safetensors, json and torch each raise their own
+        network, loaded = AutoModelForCausalLM.from_pretrained(
+            whole, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+        strangers = {kind: sorted(keys) for kind, keys in loaded.items() if keys and kind.endswith("_keys")}
+        if base and not strangers:
+            network, strangers = _with_adapter(network, path)
+        if strangers:
+            kind, keys = next(iter(strangers.items()))
+            raise InputError(f"{kind.replace('_', ' ')}: {keys[0]}{' and others' if len(keys) > 1 else ''}")
+        model = patchable(name, network)
+    except Exception as error:  # safetensors, json, torch, transformers and peft each raise their own
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{weights}: model {name!r} cannot be opened ({reason})") from error
     for parameter_name, parameter in network.named_parameters():
         if not torch.isfinite(parameter).all():
             raise InputError(f"{weights}: {parameter_name} has values that are not finite")
     network.eval().requires_grad_(False)
-    return patchable(name, network)
+    return model
+
+
+def _with_adapter(network: nn.Module, path: str | Path) -> tuple[nn.Module, dict[str, list[str]]]:
+    """The network with an adapter in force, and the adapter's keys that found no place or were not there."""
+    from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+
+    with catch_warnings():  # peft asks transformers for an attribute by its old name
+        simplefilter("ignore", FutureWarning)
+        wrapped = get_peft_model(network, PeftConfig.from_pretrained(path))
+        result = set_peft_model_state_dict(wrapped, load_peft_weights(str(path), device="cpu"))
+    missing = [key for key in result.missing_keys if "lora_" in key]
+    found = {"missing_keys": missing, "unexpected_keys": list(result.unexpected_keys)}
+    return wrapped.base_model.model, {kind: keys for kind, keys in found.items() if keys}
 
 
 def patchable(name: str, network: nn.Module) -> PatchableModel:
-    """Describe a network that is already in memory."""
+    """Describe a network in memory; InputError when its heads are not where this package reads them."""
     config = network.config
-    heads = config.num_attention_heads
-    return PatchableModel(
-        name=name,
-        network=network,
-        layers=tuple(network.model.layers),
-        heads_per_layer=heads,
-        values_per_layer=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-    )
+    try:
+        heads = config.num_attention_heads
+        model = PatchableModel(
+            name=name,
+            network=network,
+            layers=tuple(network.model.layers),
+            heads_per_layer=heads,
+            values_per_layer=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        )
+        widths = {"q": model.heads_per_layer, "k": model.values_per_layer, "v": model.values_per_layer}
+        read = all(
+            model.output(i).in_features == heads * model.head_dim
+            and all(model.projection(i, via).out_features == n * model.head_dim for via, n in widths.items())
+            for i in range(len(model.layers))
+        )
+    except AttributeError as error:
+        raise InputError(f"{type(network).__name__} is not built like a Llama: {error}") from error
+    if not read:
+        raise InputError(f"{type(network).__name__}: its projections are not {heads} heads of {model.head_dim} wide")
+    return model

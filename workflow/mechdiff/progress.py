@@ -37,6 +37,8 @@ def progress(what: str, total: int, unit: str) -> Iterator[tqdm]:
         dynamic_ncols=shown,
         file=sys.stderr if shown else _Lines(),
         mininterval=0.2 if shown else SECONDS_BETWEEN_LINES,
+        maxinterval=10 if shown else SECONDS_BETWEEN_LINES,
+        miniters=1,
         delay=0 if shown else SECONDS_BETWEEN_LINES,
         ascii=not shown,
     )

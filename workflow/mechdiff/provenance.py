@@ -2,7 +2,8 @@
 
 A record says, for one job: rule, wildcards and parameters; inputs and outputs with sha256; the code version, a hash of
 the modules the script imports; package versions, Python, machine and threads; git commit; when and how long. A manifest
-lists the sha256 of every record behind a run's tables and of itself, so that a record cannot be changed unseen either.
+lists the sha256 of every record behind a run's tables, and its digest stands for the whole run: who keeps the digest
+elsewhere can tell that nothing was changed, records included.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -85,38 +86,42 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def job(snakemake: Any) -> Iterator[None]:
+def job(snakemake: Any) -> Iterator[dict[str, Any]]:
     """Run a script's body as a recorded job.
 
-    Writes the rule's ``record`` output when the body ends well. An InputError ends the script with its one line, on
-    stderr and in the rule's log, and no traceback.
+    Yields a dictionary for what the body wants to have noted. Writes the rule's ``record`` output, if it has one, when
+    the body ends well. An InputError or a file that cannot be written ends the script with its one line, on stderr and
+    in the rule's log, and no traceback.
     """
     if torch := sys.modules.get("torch"):  # scripts that compute have imported it; the others need not wait for it
         torch.set_num_threads(snakemake.threads)
         torch.use_deterministic_algorithms(True)
-    started, clock = datetime.now(UTC), time.monotonic()
+    started, clock, notes = datetime.now(UTC), time.monotonic(), {}
     try:
-        yield
-        outputs = {name: path for name, path in snakemake.output.items() if name != "record"}
-        inputs = dict(snakemake.input.items())
-        record = {
-            "mechdiff": __version__,
-            "rule": snakemake.rule,
-            "wildcards": dict(snakemake.wildcards.items()),
-            "params": dict(snakemake.params.items()),
-            "inputs": _files(inputs.values()),
-            "outputs": _files(outputs.values()),
-            "code": _code(snakemake.scriptdir, snakemake.rule),
-            "environment": environment(snakemake.threads),
-            "git": git_state(),
-            "started": started.isoformat(timespec="seconds"),
-            "wall_seconds": round(time.monotonic() - clock, 3),
-        }
-        write_text(snakemake.output.record, json.dumps(record, indent=2, sort_keys=True) + "\n")
-        _log(snakemake, f"{snakemake.rule}: done in {record['wall_seconds']} s")
+        inputs = _files(snakemake.input)
+        yield notes
+        record_file = snakemake.output.get("record")
+        if record_file:
+            record = {
+                "mechdiff": __version__,
+                "rule": snakemake.rule,
+                "wildcards": dict(snakemake.wildcards.items()),
+                "params": dict(snakemake.params.items()),
+                "inputs": inputs,
+                "outputs": _files(path for path in snakemake.output if path != record_file),
+                "notes": notes,
+                "code": _code(snakemake.scriptdir, snakemake.rule),
+                "environment": environment(snakemake.threads),
+                "git": git_state(),
+                "started": started.isoformat(timespec="seconds"),
+                "wall_seconds": round(time.monotonic() - clock, 3),
+            }
+            write_text(record_file, json.dumps(record, indent=2, sort_keys=True) + "\n")
+        _log(snakemake, f"{snakemake.rule}: done in {time.monotonic() - clock:.1f} s. {json.dumps(notes)}")
     except (InputError, OSError) as error:
-        _log(snakemake, f"{snakemake.rule}: {error}")
         print(f"mechdiff: {error}", file=sys.stderr)
+        with suppress(OSError):  # the disk may be what is full
+            _log(snakemake, f"{snakemake.rule}: {error}")
         sys.exit(1)
 
 
@@ -124,9 +129,8 @@ def _log(snakemake: Any, line: str) -> None:
     Path(snakemake.log[0]).write_text(line + "\n", encoding="utf-8")
 
 
-def _files(paths: Iterable[str | Iterable[str]]) -> list[dict[str, Any]]:
-    flat = [p for path in paths for p in ([path] if isinstance(path, str) else path)]
-    return [{"path": str(p), "sha256": file_sha256(p), "bytes": Path(p).stat().st_size} for p in flat]
+def _files(paths: Iterable[str]) -> list[dict[str, Any]]:
+    return [{"path": str(p), "sha256": file_sha256(p), "bytes": Path(p).stat().st_size} for p in dict.fromkeys(paths)]
 
 
 def _code(scripts: str, rule: str) -> dict[str, Any]:
@@ -147,14 +151,14 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the checkout and whether tracked files differ from it; None outside a checkout."""
+    """Commit of the checkout and whether files differ from it; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain", "-uno") != ""}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": git("status", "--porcelain") != ""}
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -179,8 +183,11 @@ def manifest_matches(manifest: Mapping[str, Any]) -> bool:
 
 
 def job_chain(run: str, ends: Iterable[str]) -> list[str]:
-    """Records of every job behind some records of a run, those included, found by following inputs to their makers."""
-    records = {str(path): read_record(path) for path in Path(run).rglob(f"*{RECORD_SUFFIX}")}
+    """Records of every job behind some records of a run, those included, found by following inputs to their makers.
+
+    A maker may belong to another folder beside the run's: models of the family that were trained here, say.
+    """
+    records = {str(path): read_record(path) for path in Path(run).parent.rglob(f"*{RECORD_SUFFIX}")}
     maker = {file["path"]: name for name, record in records.items() for file in record["outputs"]}
     waiting, chain = [str(end) for end in ends], set()
     while waiting:

@@ -84,7 +84,7 @@ def answer_log_probability(logits: Tensor, answers: Tensor) -> Tensor:
 def null_patch_difference(model: PatchableModel, input_ids: Tensor) -> list[float]:
     """Largest change of any logit when a layer's clean outputs are patched into its clean run, layer by layer.
 
-    Exactly 0 for a model that this package reads correctly; the first layer that is not names the module to look at.
+    Exactly 0 where a run can be repeated and an edit replaces what it is meant to; anything else is a reason to stop.
     """
     outputs, clean = capture_outputs(model, input_ids)
     differences = []

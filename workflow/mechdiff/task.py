@@ -73,8 +73,8 @@ class BoxTask:
         for key, left, needed in (("objects", self.objects, boxes), ("labels", self.labels, boxes + 1)):
             if len(left) < needed:
                 raise InputError(
-                    f"task.{key}: only {len(left)} are usable with this tokenizer, task.boxes = {boxes} needs at least"
-                    f" {needed}; not one token in place: {', '.join(self.dropped) or 'none'}"
+                    f"task.boxes: {boxes} need at least {needed} {key}, only {len(left)} are usable with this"
+                    f" tokenizer; not one token in place: {', '.join(self.dropped) or 'none'}"
                 )
 
     def write(self, scene: Scene, query_label: str | None = None) -> Prompt:
@@ -103,6 +103,8 @@ class BoxTask:
                     raise InputError(f"{piece.strip()!r} is not one token in {text!r}")
                 tokens[mark].append(token)
             start = end
+        if encoding.offsets[-1][1] != len(text):  # an end-of-text token, say
+            raise InputError(f"the tokenizer writes a token after {text!r}; allowed: none")
         return text, tuple(encoding.ids), tokens
 
     def _usable(self, kind: str, words: Sequence[str]) -> dict[str, int]:

@@ -1,4 +1,5 @@
 import sys
+import time
 
 from mechdiff import config as configuration
 from mechdiff import provenance
@@ -11,10 +12,12 @@ except InputError as error:
     sys.exit(f"mechdiff: config: {error}")
 
 RUN = f"results/{config['run']}"
+MANIFEST = f"{RUN}/manifest.json"
+STARTED = time.time()
 BASE = configuration.base_model(config)
 MODELS = list(config["models"])
 GROUPS = [entry["group"] for entry in config["plan"]]
-SPLITS = list(config["dataset"]["rows"])
+SPLITS = list(config["dataset"]["rows"])  # in the order they are drawn
 CONDA = "../../envs/conda.yaml"  # what the rules need; used with --software-deployment-method conda
 TABLE_FORMS = ["csv", "parquet", "md", "tex"]
 TABLES = ["table_1", "table_heads"] + (["table_planted"] if config["planted"] else [])
@@ -24,6 +27,7 @@ wildcard_constraints:
     model="|".join(MODELS),
     circuit="|".join(MODELS),
     group="|".join(GROUPS),
+    split="|".join(SPLITS),
     seed=r"\d+",
 
 
@@ -38,10 +42,16 @@ def step(wildcards):
     return next(entry for entry in plan if entry["group"] == wildcards.group)
 
 
+def selection_plan(wildcards):
+    """What of the plan decides which heads are candidates."""
+    keys = ("group", "position", "keep", "exclude")
+    return [{key: entry[key] for key in keys} for entry in configuration.plan_for(config, wildcards.model)]
+
+
 def receiver_scores(wildcards):
     """The scores that name the receivers of a group; none where the logits receive."""
     receiver = step(wildcards)["receiver"]
-    return [] if receiver == configuration.LOGITS else f"{RUN}/discovery/{wildcards.model}/{receiver}.parquet"
+    return [] if receiver == configuration.LOGITS else f"{RUN}/path_patching/{wildcards.model}/{receiver}.parquet"
 
 
 def receiver_count(wildcards):
@@ -51,9 +61,24 @@ def receiver_count(wildcards):
     return next((entry["receivers"] for entry in plan if entry["group"] == receiver), None)
 
 
+def rows_so_far(wildcards):
+    """Rows of a split and of those before it, whose scenes it must not repeat."""
+    return {split: config["dataset"]["rows"][split] for split in SPLITS[: SPLITS.index(wildcards.split) + 1]}
+
+
 def model_path(wildcards):
-    """Folder of a model's checkpoint."""
+    """Folder of a model's checkpoint or adapter."""
     return config["models"][wildcards.model]["path"]
+
+
+def adapter_on(wildcards):
+    """Folder of the base that an adapter is opened on; None for a whole checkpoint."""
+    return configuration.adapter_on(config, wildcards.model)
+
+
+def model_files(wildcards):
+    """The files that determine a model."""
+    return checkpoint_files(model_path(wildcards), adapter_on(wildcards))
 
 
 def table_files(name):

@@ -3,18 +3,19 @@ rule generate_dataset:
         objects=config["task"]["objects"],
         tokenizer=f"{config['models'][BASE]['path']}/tokenizer.json",
     output:
-        **{split: f"{RUN}/dataset/{split}.parquet" for split in SPLITS},
-        record=f"{RUN}/dataset/dataset.record.json",
+        split=f"{RUN}/dataset/{{split}}.parquet",
+        record=f"{RUN}/dataset/{{split}}.record.json",
     log:
-        f"{RUN}/logs/generate_dataset.log",
+        f"{RUN}/logs/generate_dataset/{{split}}.log",
     conda:
         CONDA
     params:
         boxes=config["task"]["boxes"],
-        dataset=config["dataset"],
+        layout=config["dataset"]["layout"],
+        rows=rows_so_far,
         seed=config["seed"],
         code=code("generate_dataset"),
     message:
-        "Generate the dataset: {input.objects} -> scenes and prompts"
+        "Generate the dataset: {wildcards.split}"
     script:
         "../scripts/generate_dataset.py"

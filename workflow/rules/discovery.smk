@@ -1,17 +1,19 @@
 rule path_patching:
     input:
+        model=model_files,
         check=f"{RUN}/models/{{model}}/check.json",
         discovery=f"{RUN}/dataset/discovery.parquet",
         receivers=receiver_scores,
     output:
-        scores=f"{RUN}/discovery/{{model}}/{{group}}.parquet",
-        record=f"{RUN}/discovery/{{model}}/{{group}}.record.json",
+        scores=f"{RUN}/path_patching/{{model}}/{{group}}.parquet",
+        record=f"{RUN}/path_patching/{{model}}/{{group}}.record.json",
     log:
         f"{RUN}/logs/path_patching/{{model}}/{{group}}.log",
     conda:
         CONDA
     params:
         path=model_path,
+        adapter_on=adapter_on,
         position=lambda w: step(w)["position"],
         via=lambda w: step(w)["via"],
         receivers=receiver_count,
@@ -25,16 +27,16 @@ rule path_patching:
 
 rule select_candidates:
     input:
-        **{group: f"{RUN}/discovery/{{model}}/{group}.parquet" for group in GROUPS},
+        scores=[f"{RUN}/path_patching/{{model}}/{group}.parquet" for group in GROUPS],
     output:
-        candidates=f"{RUN}/discovery/{{model}}/candidates.json",
-        record=f"{RUN}/discovery/{{model}}/candidates.record.json",
+        candidates=f"{RUN}/candidates/{{model}}.json",
+        record=f"{RUN}/candidates/{{model}}.record.json",
     log:
         f"{RUN}/logs/select_candidates/{{model}}.log",
     conda:
         CONDA
     params:
-        plan=lambda w: configuration.plan_for(config, w.model),
+        plan=selection_plan,
         code=code("select_candidates"),
     message:
         "{wildcards.model}: select candidates"
@@ -44,10 +46,11 @@ rule select_candidates:
 
 rule minimality:
     input:
+        model=model_files,
         check=f"{RUN}/models/{{model}}/check.json",
         minimality=f"{RUN}/dataset/minimality.parquet",
         means=f"{RUN}/models/{{model}}/means.safetensors",
-        candidates=f"{RUN}/discovery/{{model}}/candidates.json",
+        candidates=f"{RUN}/candidates/{{model}}.json",
     output:
         pairs=f"{RUN}/minimality/{{model}}/pairs.parquet",
         scores=f"{RUN}/minimality/{{model}}/scores.parquet",
@@ -59,6 +62,7 @@ rule minimality:
         CONDA
     params:
         path=model_path,
+        adapter_on=adapter_on,
         fraction=config["minimality"]["fraction"],
         threshold=lambda w: configuration.threshold_for(config, w.model),
         batch_size=config["batch_size"],

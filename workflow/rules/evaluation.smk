@@ -1,5 +1,6 @@
 rule evaluate_circuit:
     input:
+        model=model_files,
         check=f"{RUN}/models/{{model}}/check.json",
         evaluation=f"{RUN}/dataset/evaluation.parquet",
         means=f"{RUN}/models/{{model}}/means.safetensors",
@@ -13,6 +14,7 @@ rule evaluate_circuit:
         CONDA
     params:
         path=model_path,
+        adapter_on=adapter_on,
         random_circuits=config["evaluation"]["random_circuits"],
         seed=config["seed"],
         batch_size=config["batch_size"],

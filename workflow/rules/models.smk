@@ -1,8 +1,8 @@
 rule check_model:
     input:
-        files=lambda w: checkpoint_files(model_path(w)),
+        model=model_files,
         base_config=f"{config['models'][BASE]['path']}/config.json",
-        evaluation=f"{RUN}/dataset/evaluation.parquet",
+        prompts=f"{RUN}/dataset/discovery.parquet",
     output:
         check=f"{RUN}/models/{{model}}/check.json",
         record=f"{RUN}/models/{{model}}/check.record.json",
@@ -12,6 +12,8 @@ rule check_model:
         CONDA
     params:
         path=model_path,
+        adapter_on=adapter_on,
+        tolerance=config["null_patch_tolerance"],
         batch_size=config["batch_size"],
         code=code("check_model"),
     message:
@@ -22,6 +24,7 @@ rule check_model:
 
 rule mean_activations:
     input:
+        model=model_files,
         check=f"{RUN}/models/{{model}}/check.json",
         means=f"{RUN}/dataset/means.parquet",
     output:
@@ -33,6 +36,7 @@ rule mean_activations:
         CONDA
     params:
         path=model_path,
+        adapter_on=adapter_on,
         batch_size=config["batch_size"],
         code=code("mean_activations"),
     message:

@@ -25,7 +25,7 @@ rule table_1:
 rule table_heads:
     input:
         circuits=expand(f"{RUN}/minimality/{{model}}/circuit.json", model=MODELS),
-        candidates=expand(f"{RUN}/discovery/{{model}}/candidates.json", model=MODELS),
+        candidates=expand(f"{RUN}/candidates/{{model}}.json", model=MODELS),
     output:
         **table_files("table_heads"),
     log:
@@ -47,7 +47,7 @@ rule table_planted:
     input:
         family=config["planted"] or [],
         circuits=expand(f"{RUN}/minimality/{{model}}/circuit.json", model=MODELS),
-        candidates=expand(f"{RUN}/discovery/{{model}}/candidates.json", model=MODELS),
+        candidates=expand(f"{RUN}/candidates/{{model}}.json", model=MODELS),
     output:
         **table_files("table_planted"),
     log:
@@ -67,7 +67,7 @@ rule seal_run:
     input:
         tables=[f"{RUN}/tables/{name}.record.json" for name in TABLES],
     output:
-        manifest=f"{RUN}/manifest.json",
+        manifest=MANIFEST,
     log:
         f"{RUN}/logs/seal_run.log",
     conda:

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from safetensors.torch import load_file
+
 from mechdiff.evaluation import circuit_correct, model_correct, random_circuit
 from mechdiff.examples import clean_examples
 from mechdiff.heads import Circuit
@@ -10,7 +12,6 @@ from mechdiff.models import open_model
 from mechdiff.progress import progress
 from mechdiff.provenance import job
 from mechdiff.seeds import stream
-from safetensors.torch import load_file
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -21,7 +22,7 @@ if __name__ == "__main__":
         p, w = snakemake.params, snakemake.wildcards
         table = pd.read_parquet(snakemake.input.evaluation)
         examples, means = clean_examples(table), load_file(snakemake.input.means)["means"]
-        circuit, model = Circuit.read(snakemake.input.circuit), open_model(w.model, p.path)
+        circuit, model = Circuit.read(snakemake.input.circuit), open_model(w.model, p.path, p.adapter_on)
         rng = stream(p.seed, "random circuits", w.circuit)
         circuits = [("circuit", 0, circuit)]
         circuits += [("random", draw, random_circuit(model, circuit, rng)) for draw in range(p.random_circuits)]

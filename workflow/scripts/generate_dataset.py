@@ -1,4 +1,4 @@
-"""Rule generate_dataset: scenes and prompts of every split (paper, section 3)."""
+"""Rule generate_dataset: scenes and prompts of one split (paper, section 3)."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mechdiff.checkpoints import read_tokenizer
 from mechdiff.config import read_objects
-from mechdiff.dataset import build_dataset
+from mechdiff.dataset import build_split
 from mechdiff.provenance import job
 from mechdiff.task import BoxTask
 
@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake) as notes:
+        p, split = snakemake.params, snakemake.wildcards.split
         tokenizer = read_tokenizer(Path(snakemake.input.tokenizer).parent)
-        task = BoxTask(tokenizer, snakemake.params.boxes, read_objects(snakemake.input.objects))
+        task = BoxTask(tokenizer, p.boxes, read_objects(snakemake.input.objects))
+        notes["dropped, not one token in place"] = list(task.dropped)
         if task.dropped:
             print(f"mechdiff: dropped, not one token in place: {', '.join(task.dropped)}", file=sys.stderr)
-        settings = snakemake.params.dataset
-        tables = build_dataset(task, settings["rows"], snakemake.params.seed, settings["layout"])
-        for split, table in tables.items():
-            table.to_parquet(snakemake.output[split], index=False)
+        build_split(task, split, p.rows, p.seed, p.layout).to_parquet(snakemake.output.split, index=False)

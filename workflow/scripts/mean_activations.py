@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from safetensors.torch import save_file
+
 from mechdiff.evaluation import mean_outputs
 from mechdiff.examples import clean_examples
 from mechdiff.models import open_model
 from mechdiff.provenance import job
-from safetensors.torch import save_file
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -15,6 +16,6 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        model = open_model(snakemake.wildcards.model, snakemake.params.path)
+        model = open_model(snakemake.wildcards.model, snakemake.params.path, snakemake.params.adapter_on)
         examples = clean_examples(pd.read_parquet(snakemake.input.means))
         save_file({"means": mean_outputs(model, examples, snakemake.params.batch_size)}, snakemake.output.means)

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from safetensors.torch import load_file
+
 from mechdiff.evaluation import count_correct
 from mechdiff.examples import clean_examples
 from mechdiff.heads import Circuit
@@ -10,7 +12,6 @@ from mechdiff.minimality import minimality
 from mechdiff.models import open_model
 from mechdiff.progress import progress
 from mechdiff.provenance import job, write_text
-from safetensors.torch import load_file
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -22,12 +23,13 @@ if __name__ == "__main__":
         examples = clean_examples(pd.read_parquet(snakemake.input.minimality))
         candidates = Circuit.read(snakemake.input.candidates)
         means = load_file(snakemake.input.means)["means"]
-        model = open_model(name, p.path)
+        model = open_model(name, p.path, p.adapter_on)
         sizes = [len(group.heads) for group in candidates.groups]
         with progress(f"{name}: minimality", sum(k * (k + 1) // 2 + 2 * k for k in sizes), "circuits") as bar:
+            counts: dict[Circuit, int] = {}
 
             def evaluate(circuits: list[Circuit]) -> dict[Circuit, int]:
-                return count_correct(model, examples, means, circuits, p.batch_size, bar.update)
+                return count_correct(model, examples, means, circuits, p.batch_size, counts, bar.update)
 
             pairs, scores, circuit = minimality(candidates, evaluate, len(examples), p.fraction, p.threshold)
         pairs.to_parquet(snakemake.output.pairs, index=False)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import pandas as pd
+
 from mechdiff.examples import clean_examples, noise_examples
 from mechdiff.heads import Head, Position
 from mechdiff.models import open_model
@@ -22,7 +23,7 @@ if __name__ == "__main__":
         receivers = None
         if p.receivers is not None:
             receivers = receiver_heads(pd.read_parquet(snakemake.input.receivers), p.receivers)
-        model = open_model(name, p.path)
+        model = open_model(name, p.path, p.adapter_on)
         with progress(f"{name}: path patching, group {group}", len(model.heads) * len(clean), "rows") as bar:
 
             def done(head: Head, rows: int) -> None:

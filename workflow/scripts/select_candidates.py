@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import pandas as pd
+
 from mechdiff.path_patching import Step, select_candidates
 from mechdiff.provenance import job, write_text
 
@@ -13,5 +14,5 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         plan = [Step.from_config(entry) for entry in snakemake.params.plan]
-        scores = {step.group: pd.read_parquet(snakemake.input[step.group]) for step in plan}
+        scores = {s.group: pd.read_parquet(file) for s, file in zip(plan, snakemake.input.scores, strict=True)}
         write_text(snakemake.output.candidates, select_candidates(plan, scores).to_json())

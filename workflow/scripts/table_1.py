@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
 from mechdiff.tables import PLANTED, print_table_1, table_1, write_table

@@ -1,9 +1,8 @@
 """Rule table_planted: planted heads against the heads that were found. Nothing else reads what was planted."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
+from mechdiff.config import read_planted
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
 from mechdiff.tables import rounded, table_planted, write_table
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        planted = yaml.safe_load(Path(snakemake.input.family).read_text())["planted"]
+        planted = read_planted(snakemake.input.family)
         found = {}
         for stage, files in (("candidates", snakemake.input.candidates), ("circuit", snakemake.input.circuits)):
             for model, file in zip(snakemake.params.models, files, strict=True):

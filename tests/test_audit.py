@@ -1,0 +1,126 @@
+"""The audit on a run of two jobs, written by hand. Real runs are audited in workflow/test_run.py."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mechdiff.audit import audit
+from mechdiff.errors import InputError
+from mechdiff.provenance import build_manifest, file_sha256, job_chain
+
+RUN = "results/r"
+
+
+def described(path: str) -> dict:
+    return {"path": path, "sha256": file_sha256(path), "bytes": Path(path).stat().st_size}
+
+
+def record(name: str, inputs: list[str], outputs: list[str]) -> None:
+    value = {"rule": name, "inputs": [described(p) for p in inputs], "outputs": [described(p) for p in outputs]}
+    Path(f"{RUN}/{name}.record.json").write_text(json.dumps(value))
+
+
+def seal() -> None:
+    manifest = build_manifest(RUN, job_chain(RUN, [f"{RUN}/second.record.json"]))
+    Path(f"{RUN}/manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Path:
+    """weights.bin -> first -> scores.txt -> second -> tables/table.csv"""
+    monkeypatch.chdir(tmp_path)
+    Path(f"{RUN}/tables").mkdir(parents=True)
+    for file, text in (("weights.bin", "w"), (f"{RUN}/scores.txt", "s"), (f"{RUN}/tables/table.csv", "t")):
+        Path(file).write_text(text)
+    record("first", ["weights.bin"], [f"{RUN}/scores.txt"])
+    record("second", [f"{RUN}/scores.txt", "weights.bin"], [f"{RUN}/tables/table.csv"])
+    seal()
+    return tmp_path
+
+
+def test_an_untouched_run_passes_and_its_size_is_said(run):
+    found = audit("results")[RUN]
+    assert (found.jobs, found.files) == (2, 3)
+    assert audit(RUN)[RUN] == found
+
+
+def test_the_chain_holds_the_jobs_behind_a_table_and_no_others(run):
+    record("other", ["weights.bin"], [])
+    assert job_chain(RUN, [f"{RUN}/second.record.json"]) == [f"{RUN}/first.record.json", f"{RUN}/second.record.json"]
+
+
+def test_where_two_files_are_wrong_the_one_nearer_the_beginning_is_named(run):
+    Path(f"{RUN}/tables/table.csv").write_text("forged")
+    Path(f"{RUN}/scores.txt").write_text("forged")
+    with pytest.raises(InputError, match=r"^results/r/scores\.txt: does not match"):
+        audit("results")
+
+
+def test_a_job_that_read_another_version_than_was_made_is_named(run):
+    Path(f"{RUN}/scores.txt").write_text("newer")
+    record("second", [f"{RUN}/scores.txt"], [f"{RUN}/tables/table.csv"])
+    seal()
+    Path(f"{RUN}/scores.txt").write_text("s")
+    with pytest.raises(InputError, match=r"^results/r/scores\.txt: .*second\.record\.json read another version"):
+        audit("results")
+
+
+def test_two_jobs_that_read_different_weights_are_found(run):
+    Path("weights.bin").write_text("other")
+    record("second", [f"{RUN}/scores.txt", "weights.bin"], [f"{RUN}/tables/table.csv"])
+    seal()
+    with pytest.raises(InputError, match=r"^weights\.bin: does not match"):
+        audit("results")
+    Path("weights.bin").write_text("w")
+    with pytest.raises(InputError, match=r"^weights\.bin: does not match"):
+        audit("results")
+
+
+def test_a_changed_record_and_a_changed_manifest_are_named(run):
+    file = Path(f"{RUN}/first.record.json")
+    text = file.read_text()
+    file.write_text(text.replace('"first"', '"fjrst"'))
+    with pytest.raises(InputError, match=r"^results/r/first\.record\.json: does not match"):
+        audit("results")
+    file.write_text(text)
+    manifest = Path(f"{RUN}/manifest.json")
+    manifest.write_text(manifest.read_text().replace("second", "sekond"))
+    with pytest.raises(InputError, match=r"results/r/manifest\.json: does not have the digest it was sealed with"):
+        audit("results")
+
+
+def test_a_table_that_no_job_made_is_named(run):
+    Path(f"{RUN}/tables/table_2.csv").write_text("forged")
+    with pytest.raises(InputError, match=r"^results/r/tables/table_2\.csv: no record of this run names it"):
+        audit("results")
+
+
+def test_a_copy_elsewhere_is_not_mistaken_for_the_run(run):
+    shutil.copytree("results", "copied")
+    Path("copied/r/tables/table.csv").write_text("forged")
+    with pytest.raises(InputError, match=r"copied/r/manifest\.json: is the manifest of results/r"):
+        audit("copied")
+
+
+def test_results_may_be_a_link_to_another_disk(run, tmp_path):
+    shutil.move("results", "scratch")
+    Path("results").symlink_to(tmp_path / "scratch")
+    assert audit("results/r")["results/r"].jobs == 2
+
+
+def test_tables_of_an_unfinished_run_and_no_run_at_all_are_said(run):
+    Path(f"{RUN}/manifest.json").unlink()
+    with pytest.raises(InputError, match=r"^results: no manifest\.json in it, so no finished run"):
+        audit("results")
+    Path("results/r2/tables").mkdir(parents=True)
+    seal()
+    with pytest.raises(InputError, match=r"^results/r2/tables: no manifest\.json beside it"):
+        audit("results")
+
+
+def test_a_manifest_that_is_no_json_is_named(run):
+    Path(f"{RUN}/manifest.json").write_text("[1")
+    with pytest.raises(InputError, match=r"manifest\.json: cannot be read as a record"):
+        audit("results")
