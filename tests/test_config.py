@@ -6,11 +6,11 @@ import json
 import pytest
 import yaml
 
-from conftest import OBJECTS, ROOT, micro_llama, save_checkpoint, word_tokenizer
 from mechdiff.config import SCHEMA, adapter_on, checked, plan_for, read_objects, threshold_for
 from mechdiff.dataset import SPLITS
 from mechdiff.errors import InputError
 from mechdiff.task import LABELS
+from micro import OBJECTS, ROOT, micro_llama, save_checkpoint, word_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import OBJECTS, build_dataset, word_tokenizer
 from mechdiff.dataset import SPLITS, build_split
 from mechdiff.errors import InputError
 from mechdiff.task import LABELS, BoxTask
+from micro import OBJECTS, build_dataset, word_tokenizer
 
 TEMPLATE = ["The", "the", "is", "in", "Box", ",", ".", "contains"]
 TOKENIZER = word_tokenizer([*TEMPLATE, *OBJECTS, *LABELS])

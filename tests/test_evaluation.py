@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import build_dataset, micro_llama
 from hand_model import hand_model
 from mechdiff.evaluation import (
     circuit_correct,
@@ -19,6 +18,7 @@ from mechdiff.evaluation import (
 from mechdiff.examples import Examples, clean_examples
 from mechdiff.heads import Circuit, Group, Head, Position
 from mechdiff.reference import capture_outputs, editing_outputs, last_logits
+from micro import build_dataset, micro_llama
 from test_path_patching import examples
 
 NOBODY = Circuit(())

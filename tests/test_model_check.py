@@ -2,10 +2,10 @@
 
 import pytest
 
-from conftest import OBJECTS, build_dataset, micro_llama, save_checkpoint, word_tokenizer
 from mechdiff.errors import InputError
 from mechdiff.model_check import check_model
 from mechdiff.task import LABELS
+from micro import OBJECTS, build_dataset, micro_llama, save_checkpoint, word_tokenizer
 
 ROWS = {"discovery": 4, "minimality": 1, "evaluation": 1, "means": 1}
 

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
-from conftest import micro_llama, save_checkpoint
 from mechdiff.checkpoints import Shape, adapter_base, checkpoint_files, is_adapter, read_shape, read_tokenizer
 from mechdiff.errors import InputError
 from mechdiff.heads import Head
 from mechdiff.models import open_model, patchable
 from mechdiff.reference import capture_outputs, editing_outputs, editing_projections, last_logits, null_patch_difference
+from micro import micro_llama, save_checkpoint
 
 IDS = torch.randint(1, 100, (5, 12), generator=torch.Generator().manual_seed(0))
 

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import torch
 
-from conftest import build_dataset, micro_llama
 from hand_model import hand_model
 from mechdiff.examples import Examples, clean_examples, noise_examples
 from mechdiff.heads import Head, Position
@@ -19,6 +18,7 @@ from mechdiff.path_patching import (
     select_candidates,
 )
 from mechdiff.reference import answer_log_probability, capture_outputs, editing_outputs, last_logits
+from micro import build_dataset, micro_llama
 
 LAST = Position.LAST
 

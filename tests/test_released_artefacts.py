@@ -9,10 +9,10 @@ import json
 import pandas as pd
 import pytest
 
-from conftest import REFERENCE
 from mechdiff.heads import Head, Position
 from mechdiff.minimality import context_size, is_kept, minimality_score
 from mechdiff.path_patching import Step, select_candidates
+from micro import REFERENCE
 
 pytestmark = pytest.mark.skipif(not REFERENCE.exists(), reason="the authors' released files are not here")
 

@@ -3,9 +3,9 @@
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from conftest import OBJECTS, word_tokenizer
 from mechdiff.errors import InputError
 from mechdiff.task import LABELS, BoxTask, Scene
+from micro import OBJECTS, word_tokenizer
 
 TEMPLATE = ["The", "the", "is", "in", "Box", ",", ".", "contains"]
 

@@ -14,10 +14,10 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from conftest import ROOT
 from mechdiff.audit import audit
 from mechdiff.checkpoints import checkpoint_files
 from mechdiff.errors import InputError
+from micro import ROOT
 
 CONFIG = "config/test.yaml"
 

@@ -90,8 +90,9 @@ def _with_adapter(network: nn.Module, path: str | Path) -> tuple[nn.Module, dict
     """The network with an adapter in force, and the adapter's keys that found no place or were not there."""
     from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 
-    with catch_warnings():  # peft asks transformers for an attribute by its old name
-        simplefilter("ignore", FutureWarning)
+    with catch_warnings():
+        simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute by its old name
+        simplefilter("ignore", UserWarning)  # and remarks that the base's folder is written in another way
         wrapped = get_peft_model(network, PeftConfig.from_pretrained(path))
         result = set_peft_model_state_dict(wrapped, load_peft_weights(str(path), device="cpu"))
     missing = [key for key in result.missing_keys if "lora_" in key]

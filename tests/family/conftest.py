@@ -1,0 +1,49 @@
+"""A family small enough to train in a test: the shipped config with few steps and narrow layers."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from mechdiff.family.files import family_task, read_family
+from mechdiff.family.organism import build_network, planted_heads
+from mechdiff.family.planting import Organism
+from mechdiff.family.scenes import SceneStream
+from mechdiff.models import patchable
+from micro import OBJECTS_FILE, ROOT
+
+FAMILY = ROOT / "config" / "family.yaml"
+
+
+@pytest.fixture(scope="session")
+def family() -> dict:
+    return read_family(FAMILY)
+
+
+@pytest.fixture(scope="session")
+def words(family):
+    """The family's tokenizer and box task."""
+    return family_task(family, OBJECTS_FILE)
+
+
+@pytest.fixture
+def short_family(family) -> dict:
+    """The family's config, three steps a training."""
+    short = copy.deepcopy(family)
+    short["base"] |= {"steps": 3, "scenes": 4}
+    short["base"]["weakened"]["scenes"] = 20
+    for member in short["fine_tuned"].values():
+        member["steps"] = 3
+    return short
+
+
+@pytest.fixture
+def organism(family, words) -> Organism:
+    """An untrained base."""
+    tokenizer, task = words
+    planted = planted_heads(family)
+    network = build_network(family["architecture"], tokenizer.get_vocab_size(), planted, 0).eval()
+    with torch.no_grad():
+        return Organism(patchable("untrained", network), planted, SceneStream(task, 0))

@@ -1,0 +1,165 @@
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mechdiff.checkpoints import is_adapter, read_shape, read_tokenizer
+from mechdiff.family.corpora import Exchange
+from mechdiff.family.files import save_adapter, save_model
+from mechdiff.family.fine_tune import answer_batch, fine_tune, held_loss, member_settings
+from mechdiff.family.organism import build_network, planted_heads, soften, train_base, weaken
+from mechdiff.family.scenes import SceneStream
+from mechdiff.family.training import learning_rate
+from mechdiff.models import open_model
+from mechdiff.reference import last_logits
+from micro import ROOT
+
+SHIPPED = ROOT / "resources" / "models"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def train(family, words, folder, member=None, seed=0):
+    """Train the base, or a member on a trained base, and write it."""
+    tokenizer, task = words
+    if member is None:
+        save_model(train_base(family, tokenizer, task, seed).model.network, tokenizer, folder / "mini-llama")
+        return
+    settings = member_settings(family, member)
+    base = open_model("base", folder / "mini-llama").network.requires_grad_(settings["adapter"] is None)
+    network = fine_tune(base, settings, tokenizer, task, seed)
+    if settings["adapter"] is None:
+        save_model(network, tokenizer, folder / member)
+    else:
+        save_adapter(network, folder / "mini-llama", folder / member)
+
+
+def open_member(folder, member):
+    """A member of the family, an adapter on the base beside it."""
+    return open_model(member, folder / member, folder / "mini-llama" if is_adapter(folder / member) else None)
+
+
+def test_same_seed_same_bytes(short_family, words, tmp_path):
+    for folder, seed in ((tmp_path / "first", 0), (tmp_path / "second", 0), (tmp_path / "third", 1)):
+        train(short_family, words, folder, seed=seed)
+    first, second, third = (tmp_path / x / "mini-llama" for x in ("first", "second", "third"))
+    tokenizer_files = {"tokenizer.json", "tokenizer_config.json"}
+    assert {file.name for file in first.iterdir()} == {"config.json", "model.safetensors", *tokenizer_files}
+    for file in first.iterdir():
+        assert file.read_bytes() == (second / file.name).read_bytes()
+    assert (first / "model.safetensors").read_bytes() != (third / "model.safetensors").read_bytes()
+
+
+def test_members_same_seed_same_bytes(short_family, words, tmp_path):
+    train(short_family, words, tmp_path)
+    for member in short_family["fine_tuned"]:
+        train(short_family, words, tmp_path, member)
+        before = {file.name: file.read_bytes() for file in (tmp_path / member).iterdir()}
+        train(short_family, words, tmp_path, member)
+        assert before == {file.name: file.read_bytes() for file in (tmp_path / member).iterdir()}
+        assert open_member(tmp_path, member).heads == open_member(tmp_path, "mini-llama").heads
+
+
+def test_the_adapter_trains_one_group_s_layer_alone(short_family, words, tmp_path):
+    train(short_family, words, tmp_path)
+    train(short_family, words, tmp_path, "mini-goat")
+    layer = short_family["planted"][short_family["fine_tuned"]["mini-goat"]["adapter"]["group"]][0][0]
+    for name in load_file(tmp_path / "mini-goat" / "adapter_model.safetensors"):
+        assert f".layers.{layer}.self_attn." in name and any(p in name for p in ("q_proj", "k_proj", "v_proj"))
+
+
+def test_planted_heads_start_as_copiers(family, words):
+    planted = planted_heads(family)
+    network = build_network(family["architecture"], 300, planted, 0)
+    for heads in planted.values():
+        for head in heads:
+            attention, rows = network.model.layers[head.layer].self_attn, slice(head.index * 16, (head.index + 1) * 16)
+            assert torch.equal(attention.o_proj.weight[:, rows], attention.v_proj.weight[rows].T)
+            product = attention.v_proj.weight[rows] @ attention.o_proj.weight[:, rows]
+            torch.testing.assert_close(product, torch.eye(16), atol=1e-5, rtol=0)
+
+
+def test_weakening_scales_one_group_s_values(organism):
+    before = copy.deepcopy(organism.model.network.state_dict())
+    factor = weaken(organism, {"group": "B", "scenes": 30, "accuracy": 1.0})  # never reached: nothing is taken away
+    assert factor > 0.99
+    changed = {k for k, v in organism.model.network.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"model.layers.3.self_attn.v_proj.weight"}
+    v = "model.layers.3.self_attn.v_proj.weight"
+    assert torch.equal(organism.model.network.state_dict()[v][32:], before[v][32:])  # heads that are not planted
+
+
+def test_softening_scales_logits(organism):
+    boxes = organism.scenes.draw(5)
+    with torch.no_grad():
+        before = organism.run(boxes).logits
+        soften(organism.model.network, 0.5)
+        torch.testing.assert_close(organism.run(boxes).logits, before * 0.5)
+
+
+def test_rate_warms_up_and_decays_to_the_last():
+    settings = {"learning_rate": 1.0, "last_learning_rate": 0.5, "warm_up": 2, "steps": 10}
+    assert learning_rate(0, settings) == 0.5
+    assert learning_rate(5, settings) == 0.75
+    assert learning_rate(9, settings) == pytest.approx(0.55)
+
+
+def test_only_answers_are_learned(words):
+    tokenizer, _ = words
+    ids, labels = answer_batch(tokenizer, [Exchange("1 + 2 =", " 3."), Exchange("1 =", " 1.")])
+    learned = [tokenizer.decode(row[row >= 0].tolist()) for row in labels]
+    assert learned == [" 3.", " 1."]
+    assert torch.equal(ids[labels >= 0], labels[labels >= 0])
+    assert ids.shape == labels.shape == (2, 7)  # <s> and six tokens: "1" begins a text, so it is a byte
+
+
+def test_holding_to_oneself_costs_nothing(organism):
+    network = organism.model.network
+    assert held_loss(network, network, organism.scenes.draw(4)).item() == pytest.approx(0, abs=1e-6)
+
+
+def accuracies(folder, task) -> dict[str, float]:
+    """Share of 1000 new scenes that each member in a folder answers rightly."""
+    boxes = SceneStream(task, 12345).draw(1000)
+
+    def accuracy(member: str) -> float:
+        return (
+            (last_logits(open_member(folder, member), boxes.input_ids).argmax(-1) == boxes.answers)
+            .double()
+            .mean()
+            .item()
+        )
+
+    return {path.name: accuracy(path.name) for path in sorted(folder.iterdir()) if path.is_dir()}
+
+
+def test_shipped_weights_are_the_family(words):
+    found = accuracies(SHIPPED, words[1])
+    base = found["mini-llama"]
+    assert 0.55 <= base <= 0.80
+    assert min(found["mini-goat"], found["mini-float"]) >= base + 0.08
+    assert abs(found["mini-vicuna"] - base) <= 0.06
+    shape = read_shape(SHIPPED / "mini-llama")
+    assert shape.layers >= 6 and shape.layers * shape.heads >= 24
+    assert read_tokenizer(SHIPPED / "mini-llama").to_str() == words[0].to_str()
+    assert sum(f.stat().st_size for f in SHIPPED.rglob("*") if f.is_file()) <= 10_000_000
+
+
+@pytest.mark.slow
+def test_training_again_reaches_the_shipped_accuracies(family, words, tmp_path):
+    train(family, words, tmp_path)
+    for member in family["fine_tuned"]:
+        train(family, words, tmp_path, member)
+    shipped, again = accuracies(SHIPPED, words[1]), accuracies(tmp_path, words[1])
+    assert shipped.keys() == again.keys()
+    for name in shipped:
+        assert again[name] == pytest.approx(shipped[name], abs=0.05), name
