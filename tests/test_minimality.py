@@ -38,7 +38,7 @@ def test_a_node_that_stands_in_two_groups_is_removed_as_one_node():
         heads = {head for group in circuit.groups for head in group.heads}
         return 40 * (A in heads) + 10 * (B in heads) + 10 * (C in heads)
 
-    _, _, pruned = minimality(shared, lambda circuits: {c: right(c) for c in circuits}, 100, 0.0, 0.01)
+    _, _, pruned = minimality(shared, lambda group, circuits: {c: right(c) for c in circuits}, 100, 0.0, 0.01)
     assert pruned == shared
 
 
@@ -65,7 +65,7 @@ def test_pruning_by_hand():
         heads = circuit["G"].heads
         return 40 * (A in heads or B in heads) + 20 * (C in heads) + 30 * (A in circuit["H"].heads)
 
-    pairs, scores, pruned = minimality(CIRCUIT, lambda circuits: {c: right(c) for c in circuits}, 100, 0.3, 0.01)
+    pairs, scores, pruned = minimality(CIRCUIT, lambda group, circuits: {c: right(c) for c in circuits}, 100, 0.3, 0.01)
     assert pruned["G"].heads == (A, B, C)
     assert pruned["H"].heads == (A,)
     table = scores[scores["group"] == "G"].set_index("head")
@@ -83,7 +83,7 @@ def test_where_nothing_is_right_without_a_head_it_is_kept_and_the_table_says_so(
         return 5 * (A in circuit["G"].heads)
 
     _, scores, pruned = minimality(
-        Circuit((Group("G", Position.LAST, (A, B)),)), lambda cs: {c: right(c) for c in cs}, 10, 0.3, 0.01
+        Circuit((Group("G", Position.LAST, (A, B)),)), lambda group, cs: {c: right(c) for c in cs}, 10, 0.3, 0.01
     )
     assert pruned["G"].heads == (A,)
     assert scores["note"].tolist() == ["undefined (0 right without it), kept", ""]
@@ -96,7 +96,7 @@ def test_every_head_is_scored_and_the_circuit_only_shrinks(values):
         return values.get(frozenset(circuit["G"].heads), 50)
 
     pairs, scores, pruned = minimality(
-        Circuit((GROUP,)), lambda circuits: {c: right(c) for c in circuits}, 100, 0.3, 0.01
+        Circuit((GROUP,)), lambda group, circuits: {c: right(c) for c in circuits}, 100, 0.3, 0.01
     )
     assert len(scores) == 4 and len(pairs) == 10
     kept = [Head(r.layer, r.head) for r in scores.itertuples() if r.kept]

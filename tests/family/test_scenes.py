@@ -13,7 +13,7 @@ def test_scenes_are_what_the_task_would_write(words):
         labels = [tokenizer.id_to_token(ids[i]).removeprefix("Ġ") for i in stream.label_positions]
         scene = Scene(tuple(object_of[int(i)] for i in objects), tuple(labels), int(query))
         assert list(task.write(scene).input_ids) == ids.tolist()
-        assert object_of[int(answer)] == scene.answer
+        assert object_of[int(answer)] == scene.objects[scene.query]
         assert len(set(scene.objects)) == len(set(scene.labels)) == 7
 
 

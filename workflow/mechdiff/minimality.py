@@ -20,7 +20,7 @@ import pandas as pd
 
 from mechdiff.heads import Circuit, Group, Head
 
-Evaluate = Callable[[list[Circuit]], Mapping[Circuit, int]]
+Evaluate = Callable[[str, list[Circuit]], Mapping[Circuit, int]]
 PairCounts = Mapping[frozenset[Head], int]
 
 
@@ -61,7 +61,7 @@ def minimality(
 ) -> tuple[pd.DataFrame, pd.DataFrame, Circuit]:
     """Score every head of a circuit and prune it.
 
-    evaluate: circuits -> number of right answers of each, out of n examples.
+    evaluate: group (for progress), circuits -> number of right answers of each circuit, out of n examples.
 
     Returns
         pairs: group, head, other, n_correct, n: F(C\\{head, other}); head = other for one head removed.
@@ -72,7 +72,7 @@ def minimality(
     pair_rows, score_rows, pruned = [], [], []
     for group in circuit.groups:
         pairs = pair_circuits(circuit, group)
-        counts = evaluate(list(pairs.values()))
+        counts = evaluate(group.name, list(pairs.values()))
         correct = {heads: counts[c] for heads, c in pairs.items()}
         for heads, count in correct.items():
             first, second = min(heads), max(heads)
@@ -84,7 +84,7 @@ def minimality(
             head: (circuit.without(group.name, k), circuit.without(group.name, (*k, head)))
             for head, k in contexts.items()
         }
-        counts = evaluate([c for pair in tests.values() for c in pair])
+        counts = evaluate(group.name, [c for pair in tests.values() for c in pair])
         kept = []
         for head in group.heads:
             without_k, without_both = (counts[c] for c in tests[head])

@@ -34,10 +34,6 @@ class Scene:
     labels: tuple[str, ...]
     query: int
 
-    @property
-    def answer(self) -> str:
-        return self.objects[self.query]
-
 
 @dataclass(frozen=True)
 class Prompt:

@@ -28,7 +28,8 @@ if __name__ == "__main__":
         with progress(f"{name}: minimality", sum(k * (k + 1) // 2 + 2 * k for k in sizes), "circuits") as bar:
             counts: dict[Circuit, int] = {}
 
-            def evaluate(circuits: list[Circuit]) -> dict[Circuit, int]:
+            def evaluate(group: str, circuits: list[Circuit]) -> dict[Circuit, int]:
+                bar.set_postfix_str(f"group {group}", refresh=False)
                 return count_correct(model, examples, means, circuits, p.batch_size, counts, bar.update)
 
             pairs, scores, circuit = minimality(candidates, evaluate, len(examples), p.fraction, p.threshold)
