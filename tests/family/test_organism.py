@@ -142,12 +142,16 @@ def accuracies(folder, task) -> dict[str, float]:
     return {path.name: accuracy(path.name) for path in sorted(folder.iterdir()) if path.is_dir()}
 
 
-def test_shipped_weights_are_the_family(words):
-    found = accuracies(SHIPPED, words[1])
+def assert_a_family(found: dict[str, float]) -> None:
+    """The base leaves something to enhance, arithmetic with rehearsal enhances it, dialogues do not."""
     base = found["mini-llama"]
     assert 0.55 <= base <= 0.80
     assert min(found["mini-goat"], found["mini-float"]) >= base + 0.08
     assert abs(found["mini-vicuna"] - base) <= 0.06
+
+
+def test_shipped_weights_are_the_family(words):
+    assert_a_family(accuracies(SHIPPED, words[1]))
     shape = read_shape(SHIPPED / "mini-llama")
     assert shape.layers >= 6 and shape.layers * shape.heads >= 24
     assert read_tokenizer(SHIPPED / "mini-llama").to_str() == words[0].to_str()
@@ -155,11 +159,12 @@ def test_shipped_weights_are_the_family(words):
 
 
 @pytest.mark.slow
-def test_training_again_reaches_the_shipped_accuracies(family, words, tmp_path):
-    train(family, words, tmp_path)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_every_seed_gives_a_family_and_the_shipped_one_comes_out_again(family, words, tmp_path, seed):
+    train(family, words, tmp_path, seed=seed)
     for member in family["fine_tuned"]:
-        train(family, words, tmp_path, member)
-    shipped, again = accuracies(SHIPPED, words[1]), accuracies(tmp_path, words[1])
-    assert shipped.keys() == again.keys()
-    for name in shipped:
-        assert again[name] == pytest.approx(shipped[name], abs=0.05), name
+        train(family, words, tmp_path, member, seed)
+    found = accuracies(tmp_path, words[1])
+    assert_a_family(found)
+    if seed == 0:
+        assert found == pytest.approx(accuracies(SHIPPED, words[1]), abs=0.05)

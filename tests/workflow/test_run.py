@@ -119,6 +119,17 @@ def test_a_group_may_be_renamed_without_computing_anything_again(finished, tmp_p
     assert jobs == {"Table of heads", "Seal the records of the run"}
 
 
+def test_a_plan_may_add_groups_and_reorder_them(finished, tmp_path):
+    def keys_too(config):
+        a, b, c, d = config["plan"]
+        keys = {"group": "K", "name": "Key Writer", "position": "query_label", "receiver": "B", "via": "k", "keep": 2}
+        config["plan"] = [a, b, keys, c, d]
+
+    jobs = changed(finished, tmp_path, keys_too)
+    assert {"mini-llama: path patching, group K", "mini-goat: path patching, group K"} <= jobs
+    assert not any("path patching, group A" in job or "group D" in job for job in jobs)
+
+
 def test_other_weights_redo_everything_of_that_model(finished, tmp_path):
     folder = tmp_path / "retrained"
     shutil.copytree(finished, folder)
