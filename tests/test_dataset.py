@@ -27,7 +27,7 @@ def words(ids) -> list[str]:
     return [TOKENIZER.id_to_token(i) for i in ids]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(boxes=st.integers(2, 25), seed=st.integers(0, 2**32), layout=st.sampled_from(["disjoint", "shared"]))
 def test_every_row_says_what_its_prompt_says(boxes, seed, layout):
     task = BoxTask(TOKENIZER, boxes, OBJECTS)
@@ -52,7 +52,7 @@ def test_every_row_says_what_its_prompt_says(boxes, seed, layout):
                 assert split == "means" and pd.isna(row.answer) and pd.isna(row.answer_id)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(boxes=st.integers(2, 25), seed=st.integers(0, 2**32))
 def test_noise_is_another_scene_that_has_no_such_label(boxes, seed):
     task = BoxTask(TOKENIZER, boxes, OBJECTS)
