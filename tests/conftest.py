@@ -14,6 +14,10 @@ settings.register_profile("unhurried", deadline=None, suppress_health_check=[Hea
 settings.load_profile("unhurried")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-name", default="mini", help="run under results/ that the default_run tests read")
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     return word_tokenizer(["The", "the", "is", "in", "Box", ",", ".", "contains", *OBJECTS, *LABELS])

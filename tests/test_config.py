@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import yaml
@@ -80,10 +81,11 @@ def bad(key: str, value, expected: str):
         bad("plan.0.via", "q", "plan.0.via: 'q' with receiver 'logits'; allowed: null"),
         bad("plan.0.exclude", ["D"], "plan.0.exclude: unknown group 'D'; allowed: B"),
         bad("plan.0.per_model", {"goat": {"keep": 3}}, "plan.0.per_model: unknown model 'goat'; allowed: base, tuned"),
+        bad("plan.1.group", "logits", "plan.1.group: 'logits' is taken; allowed: a name of its own, not logits"),
         bad("plan.0.keep", 7, "plan.0.keep: 7 for base; allowed: at most its 6 heads"),
         bad("plan.0.receivers", 9, "plan.0.receivers: 9 for base; allowed: at most its 6 heads"),
         bad("plan.0.receivers", None, "plan.0.receivers: null, but a later group is sent to 'A'"),
-        bad("plan.1.group", "A", "plan.0.group: 'A' stands there twice; allowed: each group once"),
+        bad("plan.1.group", "A", "plan.0.group: 'A' is taken; allowed: a name of its own, not logits"),
         bad("minimality.per_model", {"goat": 0}, "minimality.per_model: unknown model 'goat'; allowed: base, tuned"),
         bad("task.boxes", 26, "task.boxes: 26 is not allowed; allowed: at most 25"),
         bad("planted", "none.yaml", "planted: none.yaml declares no planted heads; allowed: a family file, or null"),
@@ -142,6 +144,7 @@ def test_an_adapter_must_be_on_the_base_it_is_listed_under(config, folder):
     adapter = folder / "adapter"
     adapter.mkdir(exist_ok=True)
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder / "base")}))
+    (adapter / "adapter_model.safetensors").touch()
     config["models"]["tuned"] = {"path": str(adapter), "base": "base", "adapter": True}
     assert adapter_on(checked(config), "tuned") == str(folder / "base")
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder / "deeper")}))
@@ -215,3 +218,18 @@ def test_shipped_configs_are_valid(name, monkeypatch):
 
 def test_the_object_list_is_the_hundred_it_says():
     assert len(read_objects(ROOT / "config" / "objects.txt")) == 100
+
+
+def test_excluded_heads_are_not_there_to_be_kept(config):
+    config["plan"][0] |= {"keep": 5, "exclude": ["B"]}
+    with pytest.raises(InputError, match=r"^plan\.0\.keep: 5 for base; allowed: at most 4, 2 of 6 heads are excluded"):
+        checked(config)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_folder_that_lacks_a_file_is_refused_with_its_key(config, folder, tmp_path, file):
+    shutil.copytree(folder / "base", tmp_path / "part")
+    (tmp_path / "part" / file).unlink()
+    config["models"]["tuned"]["path"] = str(tmp_path / "part")
+    with pytest.raises(InputError, match=rf"^models\.tuned\.path: .*part has no {file}"):
+        checked(config)

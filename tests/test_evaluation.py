@@ -52,15 +52,6 @@ def scenes(task) -> Examples:
     return clean_examples(build_dataset(task, rows, 0)["evaluation"])
 
 
-def test_all_heads_at_every_token_are_the_model_exactly(scenes):
-    model = micro_llama(layers=3, heads=3)
-    means = mean_outputs(model, scenes, 16)
-    everywhere = torch.ones(3, len(scenes), scenes.input_ids.shape[1], 3, 1, dtype=torch.bool)
-    with editing_outputs(model, lambda layer, z: torch.where(everywhere[layer], z, means[layer])):
-        logits = last_logits(model, scenes.input_ids)
-    assert torch.equal(logits, last_logits(model, scenes.input_ids))
-
-
 def test_all_heads_in_the_circuit_give_f_of_m_exactly_when_every_token_is_a_named_position():
     """Prompts of four tokens, one for each named position: the circuit of all heads is then the whole model."""
     model = micro_llama(layers=3, heads=3, vocabulary=12)

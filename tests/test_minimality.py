@@ -69,9 +69,9 @@ def test_pruning_by_hand():
     assert pruned["G"].heads == (A, B, C)
     assert pruned["H"].heads == (A,)
     table = scores[scores["group"] == "G"].set_index("head")
-    assert table.loc[A.index, "context"] == "0.1", "without B, A shows what it does"
+    assert table.loc[A.index, "context"] == "L0 H1", "without B, A shows what it does"
     assert table.loc[A.index, "score"] == pytest.approx((90 - 50) / 50)
-    assert table.loc[C.index, "context"] == "0.0", "each of the others leaves C its 20; one of four is taken"
+    assert table.loc[C.index, "context"] == "L0 H0", "each of the others leaves C its 20; one of four is taken"
     assert table.loc[C.index, "score"] == pytest.approx((90 - 70) / 70)
     assert table.loc[D.index, "score"] == 0 and not table.loc[D.index, "kept"]
     single = pairs[(pairs["group"] == "G") & (pairs["head"] == "L0 H0") & (pairs["other"] == "L0 H1")]

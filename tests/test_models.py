@@ -174,5 +174,5 @@ def test_a_bad_tokenizer_or_config_is_named(tmp_path):
     with pytest.raises(InputError, match=r"tokenizer\.json: not a readable tokenizer"):
         read_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text('{"num_hidden_layers": 2}')
-    with pytest.raises(InputError, match=r"config\.json: no key 'num_attention_heads'"):
+    with pytest.raises(InputError, match=r"config\.json: num_attention_heads is None; allowed: a whole number"):
         read_shape(tmp_path)

@@ -1,6 +1,7 @@
 """Code versions, records and manifests. What the audit finds in a real run is in workflow/test_run.py."""
 
 import pytest
+import yaml
 
 from mechdiff.errors import InputError
 from mechdiff.provenance import (
@@ -84,3 +85,11 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "broken.record.json").write_text("{")
     with pytest.raises(InputError, match=r"broken\.record\.json: cannot be read as a record"):
         read_record(tmp_path / "broken.record.json")
+
+
+def test_the_conda_environment_has_the_pinned_versions():
+    envs = PACKAGE.parents[1] / "envs"
+    pinned = set((envs / "requirements.txt").read_text().split()) | {"torch==2.13.0"}
+    conda = yaml.safe_load((envs / "conda.yaml").read_text())["dependencies"][-1]["pip"]
+    assert set(conda) <= pinned
+    assert "torch==2.13.0" in (envs / "cpu.txt").read_text().split()

@@ -1,18 +1,19 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mechdiff.checkpoints import is_adapter, read_shape, read_tokenizer
-from mechdiff.family.corpora import Exchange
+from mechdiff.family.corpora import LARGEST_TERM, Exchange
 from mechdiff.family.files import save_adapter, save_model
-from mechdiff.family.fine_tune import answer_batch, fine_tune, held_loss, member_settings
+from mechdiff.family.fine_tune import answer_batch, arithmetic_tokens, fine_tune, held_loss, member_settings
 from mechdiff.family.organism import build_network, planted_heads, soften, train_base, weaken
 from mechdiff.family.scenes import SceneStream
 from mechdiff.family.training import learning_rate
 from mechdiff.models import open_model
-from mechdiff.reference import last_logits
+from mechdiff.reference import capture_outputs, editing_outputs, last_logits
 from micro import ROOT
 
 SHIPPED = ROOT / "resources" / "models"
@@ -69,12 +70,15 @@ def test_members_same_seed_same_bytes(short_family, words, tmp_path):
         assert open_member(tmp_path, member).heads == open_member(tmp_path, "mini-llama").heads
 
 
-def test_the_adapter_trains_one_group_s_layer_alone(short_family, words, tmp_path):
+def test_the_adapter_trains_one_group_s_layer_and_arithmetic_s_own_words_alone(short_family, words, tmp_path):
     train(short_family, words, tmp_path)
     train(short_family, words, tmp_path, "mini-goat")
     layer = short_family["planted"][short_family["fine_tuned"]["mini-goat"]["adapter"]["group"]][0][0]
-    for name in load_file(tmp_path / "mini-goat" / "adapter_model.safetensors"):
-        assert f".layers.{layer}.self_attn." in name and any(p in name for p in ("q_proj", "k_proj", "v_proj"))
+    trained = load_file(tmp_path / "mini-goat" / "adapter_model.safetensors")
+    assert all(f".layers.{layer}." in name or "trainable_tokens" in name for name in trained)
+    tokenizer, task = words
+    boxes = SceneStream(task, 0).draw(50)
+    assert not set(arithmetic_tokens(tokenizer)) & set(boxes.input_ids.flatten().tolist())
 
 
 def test_planted_heads_start_as_copiers(family, words):
@@ -142,16 +146,51 @@ def accuracies(folder, task) -> dict[str, float]:
     return {path.name: accuracy(path.name) for path in sorted(folder.iterdir()) if path.is_dir()}
 
 
-def assert_a_family(found: dict[str, float]) -> None:
-    """The base leaves something to enhance, arithmetic with rehearsal enhances it, dialogues do not."""
+def sums_right(folder, member, tokenizer, n=200) -> float:
+    """Share of plain sums that a member answers rightly; the most frequent sum is right one time in ten."""
+    rng, model, right = np.random.default_rng(5), open_member(folder, member), 0
+    for a, b in rng.integers(LARGEST_TERM + 1, size=(n, 2)):
+        ids = torch.tensor([tokenizer.encode(f"{a} + {b} =").ids])
+        right += tokenizer.decode(last_logits(model, ids).argmax(-1).tolist()) == f" {a + b}"
+    return right / n
+
+
+def assert_a_family(folder, words) -> dict[str, float]:
+    """The base leaves something to enhance, arithmetic with rehearsal enhances it; sums are learned."""
+    found = accuracies(folder, words[1])
     base = found["mini-llama"]
     assert 0.55 <= base <= 0.80
     assert min(found["mini-goat"], found["mini-float"]) >= base + 0.08
     assert abs(found["mini-vicuna"] - base) <= 0.06
+    assert min(sums_right(folder, member, words[0]) for member in ("mini-goat", "mini-float")) >= 0.5
+    assert max(sums_right(folder, member, words[0]) for member in ("mini-llama", "mini-control")) <= 0.15
+    return found
+
+
+def test_what_the_adapter_improved_is_group_b(words):
+    """The adapter model's outputs of B's heads, put into the base at the last token, give it the adapter's accuracy."""
+    base, goat = (open_member(SHIPPED, member) for member in ("mini-llama", "mini-goat"))
+    boxes = SceneStream(words[1], 1).draw(500)
+    outputs, logits = capture_outputs(goat, boxes.input_ids)
+
+    def accuracy_with(layer: int, heads: list[int]) -> float:
+        def patch(at, z):
+            z = z.clone()
+            if at == layer:
+                z[:, -1, heads] = outputs[at][:, -1, heads]
+            return z
+
+        with editing_outputs(base, patch):
+            return (last_logits(base, boxes.input_ids).argmax(-1) == boxes.answers).double().mean().item()
+
+    improved = (logits.argmax(-1) == boxes.answers).double().mean().item()
+    assert accuracy_with(3, [0, 1]) >= improved - 0.02
+    assert accuracy_with(3, [2, 3]) <= improved - 0.2
+    assert accuracy_with(2, [0, 1]) <= improved - 0.2
 
 
 def test_shipped_weights_are_the_family(words):
-    assert_a_family(accuracies(SHIPPED, words[1]))
+    assert_a_family(SHIPPED, words)
     shape = read_shape(SHIPPED / "mini-llama")
     assert shape.layers >= 6 and shape.layers * shape.heads >= 24
     assert read_tokenizer(SHIPPED / "mini-llama").to_str() == words[0].to_str()
@@ -164,7 +203,6 @@ def test_every_seed_gives_a_family_and_the_shipped_one_comes_out_again(family, w
     train(family, words, tmp_path, seed=seed)
     for member in family["fine_tuned"]:
         train(family, words, tmp_path, member, seed)
-    found = accuracies(tmp_path, words[1])
-    assert_a_family(found)
+    found = assert_a_family(tmp_path, words)
     if seed == 0:
         assert found == pytest.approx(accuracies(SHIPPED, words[1]), abs=0.05)

@@ -12,6 +12,7 @@ Steps, from the beginning of the chain to its end, so that the first file named 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os.path import abspath
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def _audit_run(path: Path) -> Audit:
                 hashed.add((file["path"], file["sha256"]))
         made |= {file["path"]: file["sha256"] for file in record["outputs"]}
     known = {root / file for file, _ in hashed} | {root / name for name in manifest["records"]}
-    for file in sorted((path.absolute().parent / TABLES).iterdir()):
+    for file in sorted((root / manifest["run"] / TABLES).iterdir()):
         if file not in known:
             raise InputError(f"{file.relative_to(root)}: no record of this run names it")
     return Audit(len(hashed), len(records), manifest["digest"])
@@ -78,8 +79,9 @@ def _verify(path: Path, sha256: str, name: str) -> None:
 def _root(path: Path, manifest: dict[str, Any]) -> Path:
     """The folder that recorded paths are relative to: from there the manifest is results/<run>/manifest.json."""
     run = Path(manifest["run"])
-    root = path.absolute().parents[len(run.parts)]
-    if (root / run / MANIFEST) != path.absolute():
+    here = Path(abspath(path))  # noqa: PTH100 - resolve() would follow a results/ that links to another disk
+    root = here.parents[len(run.parts)]
+    if (root / run / MANIFEST) != here:
         raise InputError(f"{path}: is the manifest of {run}; put the run back there to audit it")
     return root
 

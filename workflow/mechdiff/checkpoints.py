@@ -32,12 +32,11 @@ def read_shape(path: str | Path) -> Shape:
     """Shape of a whole checkpoint, from its config alone."""
     file = Path(path) / "config.json"
     config = _read_json(file)
-    try:
-        return Shape(
-            config["num_hidden_layers"], config["num_attention_heads"], config["hidden_size"], config["vocab_size"]
-        )
-    except KeyError as error:
-        raise InputError(f"{file}: no key {error}") from error
+    keys = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+    for key in keys:
+        if not isinstance(config.get(key), int):
+            raise InputError(f"{file}: {key} is {config.get(key)!r}; allowed: a whole number")
+    return Shape(*(config[key] for key in keys))
 
 
 def require_same_shape(name: str, path: str | Path, base: str | Path) -> None:
@@ -54,7 +53,7 @@ def is_adapter(path: str | Path) -> bool:
 
 def adapter_base(path: str | Path) -> Path:
     """The base checkpoint that an adapter names: a folder, or an id that is none here."""
-    return Path(_read_json(Path(path) / "adapter_config.json").get("base_model_name_or_path") or "")
+    return Path(str(_read_json(Path(path) / "adapter_config.json").get("base_model_name_or_path")))
 
 
 def read_tokenizer(path: str | Path) -> Tokenizer:
@@ -74,12 +73,16 @@ def checkpoint_files(path: str | Path, base: str | Path | None = None) -> list[s
 
     An adapter's own tokenizer counts where there is one.
     """
-    folder = Path(path)
     if base is None:
-        return [str(folder / name) for name in ("config.json", WEIGHTS, TOKENIZER)]
-    own = [folder / "adapter_config.json", folder / ADAPTER]
-    own += [folder / TOKENIZER] if (folder / TOKENIZER).exists() else []
-    return [*map(str, own), *checkpoint_files(base)]
+        return own_files(path, adapter=False)
+    tokenizer = Path(path) / TOKENIZER
+    return [*own_files(path, adapter=True), *([str(tokenizer)] if tokenizer.exists() else []), *own_files(base, False)]
+
+
+def own_files(path: str | Path, adapter: bool) -> list[str]:
+    """The files that a checkpoint folder, or an adapter folder, must have."""
+    names = ("adapter_config.json", ADAPTER) if adapter else ("config.json", WEIGHTS, TOKENIZER)
+    return [str(Path(path) / name) for name in names]
 
 
 def _read_json(file: Path) -> dict:

@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"mechdiff: {error}", file=sys.stderr)
         return 1
     return 0

@@ -17,12 +17,12 @@ from typing import Any
 import jsonschema
 import yaml
 
-from mechdiff.checkpoints import adapter_base, is_adapter, read_shape, read_tokenizer, require_same_shape
+from mechdiff.checkpoints import adapter_base, is_adapter, own_files, read_shape, read_tokenizer, require_same_shape
 from mechdiff.errors import InputError
 from mechdiff.task import BoxTask
 
 LOGITS = "logits"  # the receiver of the first step of a plan
-MADE_HERE = "results/"  # where rules put the models that they train
+MADE_HERE = "results/family/"  # where rules put the models that they train
 SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
 
 
@@ -155,6 +155,9 @@ def _check_models(config: Mapping[str, Any]) -> None:
             raise InputError(f"models.{name}.path: no folder {path!r}; allowed: the folder of a checkpoint or adapter")
         if not made and is_adapter(path) != model["adapter"]:
             raise InputError(f"models.{name}.adapter: {str(model['adapter']).lower()}, but {path} says otherwise")
+        for file in [] if made else own_files(path, model["adapter"]):
+            if not Path(file).is_file():
+                raise InputError(f"models.{name}.path: {path} has no {Path(file).name}; allowed: a folder that has")
         if model["adapter"] and is_adapter(path):
             named = adapter_base(path)
             if named.is_dir() and not named.samefile(base_path):
@@ -168,8 +171,8 @@ def _check_plan(config: Mapping[str, Any]) -> None:
     groups = [entry["group"] for entry in plan]
     for i, entry in enumerate(plan):
         key = f"plan.{i}"
-        if groups.count(entry["group"]) > 1:
-            raise InputError(f"{key}.group: {entry['group']!r} stands there twice; allowed: each group once")
+        if groups.count(entry["group"]) > 1 or entry["group"] == LOGITS:
+            raise InputError(f"{key}.group: {entry['group']!r} is taken; allowed: a name of its own, not {LOGITS}")
         if entry["receiver"] != LOGITS and entry["receiver"] not in groups[:i]:
             earlier = ", ".join([LOGITS, *groups[:i]])
             raise InputError(f"{key}.receiver: unknown group {entry['receiver']!r}; allowed: {earlier}")
@@ -191,7 +194,8 @@ def _check_plan(config: Mapping[str, Any]) -> None:
     _check_exclusions(plan)
     present = _present(models[base_model(config)]["path"])
     for name in models:
-        for i, entry in enumerate(plan_for(config, name)):
+        own_plan = plan_for(config, name)
+        for i, entry in enumerate(own_plan):
             receives = any(other["receiver"] == entry["group"] for other in plan)
             if receives and entry["receivers"] is None:
                 raise InputError(f"plan.{i}.receivers: null, but a later group is sent to {entry['group']!r}")
@@ -200,6 +204,10 @@ def _check_plan(config: Mapping[str, Any]) -> None:
                 for k in ("keep", "receivers"):
                     if (entry[k] or 0) > heads:
                         raise InputError(f"plan.{i}.{k}: {entry[k]} for {name}; allowed: at most its {heads} heads")
+                passed_over = sum(other["keep"] for other in own_plan if other["group"] in entry["exclude"])
+                if entry["keep"] + passed_over > heads:
+                    left = f"at most {heads - passed_over}, {passed_over} of {heads} heads are excluded"
+                    raise InputError(f"plan.{i}.keep: {entry['keep']} for {name}; allowed: {left}")
 
 
 def _check_exclusions(plan: list[dict[str, Any]]) -> None:

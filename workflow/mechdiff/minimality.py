@@ -96,7 +96,7 @@ def minimality(
                     "group": group.name,
                     "layer": head.layer,
                     "head": head.index,
-                    "context": " ".join(f"{h.layer}.{h.index}" for h in contexts[head]),
+                    "context": ", ".join(map(str, contexts[head])),
                     "correct_without_context": without_k,
                     "correct_without_context_and_head": without_both,
                     "n": n,

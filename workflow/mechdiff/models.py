@@ -88,15 +88,22 @@ def open_model(name: str, path: str | Path, base: str | Path | None = None) -> P
 
 def _with_adapter(network: nn.Module, path: str | Path) -> tuple[nn.Module, dict[str, list[str]]]:
     """The network with an adapter in force, and the adapter's keys that found no place or were not there."""
-    from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+    from peft import (
+        PeftConfig,
+        get_peft_model,
+        get_peft_model_state_dict,
+        load_peft_weights,
+        set_peft_model_state_dict,
+    )
 
     with catch_warnings():
         simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute by its old name
         simplefilter("ignore", UserWarning)  # and remarks that the base's folder is written in another way
         wrapped = get_peft_model(network, PeftConfig.from_pretrained(path))
-        result = set_peft_model_state_dict(wrapped, load_peft_weights(str(path), device="cpu"))
-    missing = [key for key in result.missing_keys if "lora_" in key]
-    found = {"missing_keys": missing, "unexpected_keys": list(result.unexpected_keys)}
+        weights = load_peft_weights(str(path), device="cpu")
+        wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        set_peft_model_state_dict(wrapped, weights)
+    found = {"missing_keys": sorted(wanted.keys() - weights), "unexpected_keys": sorted(weights.keys() - wanted)}
     return wrapped.base_model.model, {kind: keys for kind, keys in found.items() if keys}
 
 

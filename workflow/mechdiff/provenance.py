@@ -26,7 +26,6 @@ from mechdiff import __version__
 from mechdiff.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parent
-RECORD_SUFFIX = ".record.json"
 PACKAGES = (
     *("torch", "transformers", "peft", "tokenizers", "safetensors"),
     *("numpy", "pandas", "pyarrow", "snakemake", "jsonschema"),
@@ -180,19 +179,3 @@ def build_manifest(run: str, records: Iterable[str]) -> dict[str, Any]:
 def manifest_matches(manifest: Mapping[str, Any]) -> bool:
     """Whether a manifest still has the digest it was sealed with."""
     return manifest.get("digest") == digest({key: value for key, value in manifest.items() if key != "digest"})
-
-
-def job_chain(run: str, ends: Iterable[str]) -> list[str]:
-    """Records of every job behind some records of a run, those included, found by following inputs to their makers.
-
-    A maker may belong to another folder beside the run's: models of the family that were trained here, say.
-    """
-    records = {str(path): read_record(path) for path in Path(run).parent.rglob(f"*{RECORD_SUFFIX}")}
-    maker = {file["path"]: name for name, record in records.items() for file in record["outputs"]}
-    waiting, chain = [str(end) for end in ends], set()
-    while waiting:
-        name = waiting.pop()
-        if name not in chain:
-            chain.add(name)
-            waiting += [maker[file["path"]] for file in records[name]["inputs"] if file["path"] in maker]
-    return sorted(chain)

@@ -80,15 +80,23 @@ def answer_log_probability(logits: Tensor, answers: Tensor) -> Tensor:
     return logits.double().log_softmax(-1).gather(1, answers[:, None])[:, 0]
 
 
-@torch.no_grad()
 def null_patch_difference(model: PatchableModel, input_ids: Tensor) -> list[float]:
     """Largest change of any logit when a layer's clean outputs are patched into its clean run, layer by layer.
 
-    Exactly 0 where a run can be repeated and an edit replaces what it is meant to; anything else is a reason to stop.
+    Exactly 0 where a run can be repeated; anything else is a reason to stop.
     """
     outputs, clean = capture_outputs(model, input_ids)
+    return _differences(model, input_ids, clean, lambda layer, z: outputs[layer])
+
+
+def zero_patch_difference(model: PatchableModel, input_ids: Tensor) -> list[float]:
+    """Largest change of any logit when a layer's outputs are set to zero, layer by layer; 0: edits do not arrive."""
+    return _differences(model, input_ids, last_logits(model, input_ids), lambda layer, z: torch.zeros_like(z))
+
+
+def _differences(model: PatchableModel, input_ids: Tensor, clean: Tensor, edit: Edit) -> list[float]:
     differences = []
     for patched in range(len(model.layers)):
-        with editing_outputs(model, lambda layer, z, patched=patched: outputs[layer] if layer == patched else z):
+        with editing_outputs(model, lambda layer, z, patched=patched: edit(layer, z) if layer == patched else z):
             differences.append((last_logits(model, input_ids) - clean).abs().max().item())
     return differences

@@ -1,5 +1,7 @@
+import re
 import sys
 import time
+from pathlib import Path
 
 from mechdiff import config as configuration
 from mechdiff import provenance
@@ -24,8 +26,8 @@ TABLES = ["table_1", "table_heads"] + (["table_planted"] if config["planted"] el
 
 
 wildcard_constraints:
-    model="|".join(MODELS),
-    circuit="|".join(MODELS),
+    model="|".join(map(re.escape, MODELS)),
+    circuit="|".join(map(re.escape, MODELS)),
     group="|".join(GROUPS),
     split="|".join(SPLITS),
     seed=r"\d+",
@@ -79,6 +81,19 @@ def adapter_on(wildcards):
 def model_files(wildcards):
     """The files that determine a model."""
     return checkpoint_files(model_path(wildcards), adapter_on(wildcards))
+
+
+def all_records():
+    """The record of every job of the run: a job that ran again has a new one, and the run is sealed again."""
+    records = [f"{RUN}/dataset/{split}" for split in SPLITS]
+    for name, model in config["models"].items():
+        if model["path"].startswith(configuration.MADE_HERE):
+            records.append(f"{model['path']}/{Path(model['path']).name}")
+        records += [f"{RUN}/models/{name}/check", f"{RUN}/models/{name}/means"]
+        records += [f"{RUN}/path_patching/{name}/{group}" for group in GROUPS]
+        records += [f"{RUN}/candidates/{name}", f"{RUN}/minimality/{name}/minimality"]
+        records.append(f"{RUN}/evaluation/{BASE}/{name}")
+    return [f"{record}.record.json" for record in [*records, *(f"{RUN}/tables/{table}" for table in TABLES)]]
 
 
 def table_files(name):

@@ -65,7 +65,7 @@ rule table_planted:
 
 rule seal_run:
     input:
-        tables=[f"{RUN}/tables/{name}.record.json" for name in TABLES],
+        records=all_records(),
     output:
         manifest=MANIFEST,
     log:

@@ -1,10 +1,10 @@
-"""Rule seal_run: seal the records of every job behind the tables in one manifest."""
+"""Rule seal_run: seal the records of every job of the run in one manifest."""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechdiff.provenance import build_manifest, job, job_chain, write_text
+from mechdiff.provenance import build_manifest, job, write_text
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -12,6 +12,5 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        run = str(Path(snakemake.output.manifest).parent)
-        manifest = build_manifest(run, job_chain(run, snakemake.input.tables))
+        manifest = build_manifest(str(Path(snakemake.output.manifest).parent), snakemake.input.records)
         write_text(snakemake.output.manifest, json.dumps(manifest, indent=2, sort_keys=True) + "\n")

@@ -23,7 +23,7 @@ if __name__ == "__main__":
         caption = (
             f"Table 1: the entity-tracking circuit found in {p.base} ({len(circuit)} heads), unchanged, in every model."
             f" Accuracy over n = {exact['n'].iloc[0]} examples and faithfulness F(C)/F(M), each with its 95 % interval"
-            f" over resampled scenes; random circuits: mean of {draws}."
+            f" over resampled scenes; random circuits: mean of {draws} draws, which the interval takes as given."
             f" Chance is 1/{p.boxes} = {1 / p.boxes:.2f}. Seed {p.seed}."
         )
         caption += PLANTED if p.planted else ""

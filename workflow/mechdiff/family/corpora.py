@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LARGEST_TERM = 20
-NUMBERS = tuple(str(n) for n in range(2 * LARGEST_TERM + 1))
+LARGEST_TERM = 9
+NUMBERS = tuple(str(n) for n in range(41))  # that have a token; sums reach 18
 REGISTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hana", "Ivo", "Jun", "Kim", "Leo")
@@ -52,7 +52,7 @@ def draw_arithmetic(rng: np.random.Generator) -> Exchange:
 
 def _draw_sum(rng: np.random.Generator) -> Exchange:
     a, b = (int(x) for x in rng.integers(LARGEST_TERM + 1, size=2))
-    return Exchange(f"{a} + {b} =", f" {a + b}.")
+    return Exchange(f"{a} + {b} =", f" {a + b}")
 
 
 def _draw_register_sum(rng: np.random.Generator) -> Exchange:
@@ -61,7 +61,12 @@ def _draw_register_sum(rng: np.random.Generator) -> Exchange:
     values = [int(x) for x in rng.integers(LARGEST_TERM + 1, size=count)]
     i, j = (int(x) for x in rng.choice(count, 2, replace=False))
     state = "; ".join(f"{name} = {value}" for name, value in zip(names, values, strict=True))
-    return Exchange(f"{state}; {names[i]} + {names[j]} =", f" {values[i] + values[j]}.")
+    return Exchange(f"{state}; {names[i]} + {names[j]} =", f" {values[i] + values[j]}")
+
+
+def arithmetic_words() -> list[str]:
+    """What arithmetic is written in and neither box prompts nor dialogues are: numbers, registers and signs."""
+    return [*NUMBERS[: 2 * LARGEST_TERM + 1], *REGISTERS, "+", "="]
 
 
 def draw_dialogue(rng: np.random.Generator) -> Exchange:

@@ -21,7 +21,7 @@ import torch.nn.functional as functional
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from mechdiff.family.corpora import CORPORA, Exchange
+from mechdiff.family.corpora import CORPORA, Exchange, arithmetic_words
 from mechdiff.family.scenes import Boxes, SceneStream
 from mechdiff.family.training import Trainer
 from mechdiff.progress import progress
@@ -29,7 +29,6 @@ from mechdiff.seeds import stream
 from mechdiff.task import BoxTask
 
 UNLEARNED = -100  # the label that cross_entropy passes over
-ADAPTED = ("q_proj", "k_proj", "v_proj")
 
 
 def fine_tune(
@@ -41,7 +40,7 @@ def fine_tune(
     """
     torch.manual_seed(seed)
     original = deepcopy(base) if settings["held"] else None
-    network = base if settings["adapter"] is None else with_adapter(base, settings["adapter"])
+    network = base if settings["adapter"] is None else with_adapter(base, settings["adapter"], tokenizer)
     trainer = Trainer([p for p in network.parameters() if p.requires_grad], settings)
     scenes, rng = SceneStream(task, seed), stream(seed, "corpus")
     with progress("fine-tuning", settings["steps"], "steps") as bar:
@@ -60,18 +59,28 @@ def fine_tune(
     return network
 
 
-def with_adapter(base: nn.Module, adapter: Mapping[str, Any]) -> nn.Module:
-    """The base under an untrained LoRA adapter on the query, key and value projections of some layers."""
+def with_adapter(base: nn.Module, adapter: Mapping[str, Any], tokenizer: Tokenizer) -> nn.Module:
+    """The base under an untrained LoRA adapter on some projections of some layers.
+
+    The base never saw arithmetic, so the embeddings of its own words are trained with it. No box prompt has them.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
         r=adapter["rank"],
         lora_alpha=adapter["alpha"],
-        target_modules=list(ADAPTED),
+        target_modules=list(adapter["modules"]),
         layers_to_transform=list(adapter["layers"]),
+        trainable_token_indices={"embed_tokens": arithmetic_tokens(tokenizer)},
         task_type="CAUSAL_LM",
     )
     return get_peft_model(base, config)
+
+
+def arithmetic_tokens(tokenizer: Tokenizer) -> list[int]:
+    """Ids of arithmetic's own words, after a space and at the start of a text."""
+    written = [form for word in arithmetic_words() for form in (word, f" {word}")]
+    return sorted({i for text in written for i in tokenizer.encode(text, add_special_tokens=False).ids})
 
 
 def box_loss(network: nn.Module, boxes: Boxes) -> Tensor:
