@@ -150,6 +150,10 @@ def test_an_adapter_must_be_on_the_base_it_is_listed_under(config, folder):
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder / "deeper")}))
     with pytest.raises(InputError, match=r"^models\.tuned\.base: .*adapter is an adapter on .*deeper"):
         checked(config)
+    config["models"]["base"]["path"] = "results/family/seed9/mini-llama"  # to be trained, and not the adapter's base
+    with pytest.raises(InputError, match=r"^models\.tuned\.base: .*adapter is an adapter on .*deeper"):
+        checked(config)
+    config["models"]["base"]["path"] = str(folder / "base")
     del config["models"]["tuned"]["adapter"]
     with pytest.raises(InputError, match=r"^models\.tuned\.adapter: false, but .*adapter says otherwise"):
         checked(config)

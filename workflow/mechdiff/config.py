@@ -30,7 +30,7 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with every default filled in; InputError with one line that names key, value and what is allowed."""
     schema = yaml.safe_load(SCHEMA.read_text())
     filled = copy.deepcopy(dict(config))
-    _check_names(filled)
+    _check_names_and_numbers(filled)
     problems = sorted(jsonschema.Draft202012Validator(schema).iter_errors(filled), key=lambda e: list(map(str, e.path)))
     if problems:
         raise InputError(_explain(problems[0]))
@@ -126,14 +126,14 @@ def _with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
     return value
 
 
-def _check_names(value: Any, key: str = "") -> None:
+def _check_names_and_numbers(value: Any, key: str = "") -> None:
     """Names are text and numbers are finite; YAML allows otherwise."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, item in items:
         path = f"{key}.{name}" if key else str(name)
         if isinstance(value, dict) and not isinstance(name, str):
             raise InputError(f"{path}: the name {name!r} is no text; allowed: text, in quotes if need be")
-        _check_names(item, path)
+        _check_names_and_numbers(item, path)
     if isinstance(value, float) and not isfinite(value):
         raise InputError(f"{key}: {value} is not allowed; allowed: a finite number")
 
@@ -160,7 +160,7 @@ def _check_models(config: Mapping[str, Any]) -> None:
                 raise InputError(f"models.{name}.path: {path} has no {Path(file).name}; allowed: a folder that has")
         if model["adapter"] and is_adapter(path):
             named = adapter_base(path)
-            if named.is_dir() and not named.samefile(base_path):
+            if named.is_dir() and not (Path(base_path).is_dir() and named.samefile(base_path)):
                 raise InputError(f"models.{name}.base: {path} is an adapter on {named}; allowed: that folder's model")
         if not model["adapter"] and _present(path) and _present(base_path):
             require_same_shape(name, path, base_path)

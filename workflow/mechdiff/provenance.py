@@ -73,8 +73,15 @@ def _module_files(name: str) -> list[Path]:
 
 def code_version(script: str | Path) -> str:
     """One hash over the script and the modules of this package that it imports."""
-    root = PACKAGE.parent
-    return digest({str(file.relative_to(root)): file_sha256(file) for file in imported_modules(script)})[:16]
+    return _version_of(_modules(script))
+
+
+def _modules(script: str | Path) -> dict[str, str]:
+    return {str(file.relative_to(PACKAGE.parent)): file_sha256(file) for file in imported_modules(script)}
+
+
+def _version_of(modules: Mapping[str, str]) -> str:
+    return digest(modules)[:16]
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -133,9 +140,8 @@ def _files(paths: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def _code(scripts: str, rule: str) -> dict[str, Any]:
-    script, root = Path(scripts) / f"{rule}.py", PACKAGE.parent
-    modules = {str(file.relative_to(root)): file_sha256(file) for file in imported_modules(script)}
-    return {"version": code_version(script), "modules": modules}
+    modules = _modules(Path(scripts) / f"{rule}.py")
+    return {"version": _version_of(modules), "modules": modules}
 
 
 def environment(threads: int) -> dict[str, Any]:
