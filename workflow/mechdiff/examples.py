@@ -27,15 +27,18 @@ class Examples:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def take(self, rows: Tensor | slice) -> Examples:
+        """These examples alone."""
+        return Examples(
+            self.input_ids[rows],
+            None if self.answers is None else self.answers[rows],
+            {name: index[rows] for name, index in self.positions.items()},
+        )
+
     def batches(self, size: int) -> Iterator[Examples]:
         """Consecutive slices of at most ``size`` examples."""
         for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            yield Examples(
-                self.input_ids[part],
-                None if self.answers is None else self.answers[part],
-                {name: index[part] for name, index in self.positions.items()},
-            )
+            yield self.take(slice(start, start + size))
 
 
 def clean_examples(table: pd.DataFrame) -> Examples:

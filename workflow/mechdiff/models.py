@@ -7,16 +7,30 @@ what enters ``o_proj``; its query and value vectors are its slices of what leave
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from warnings import catch_warnings, simplefilter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import AttentionInterface
 
 from mechdiff.checkpoints import ADAPTER, WEIGHTS
 from mechdiff.errors import InputError
 from mechdiff.heads import Head, all_heads
+
+
+# (queries [n, H, tokens, d], keys, values [n, K, tokens, d], scaling) -> heads' outputs [n, tokens, H, d]
+Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+ATTENTION = "mechdiff"  # our name among the attention functions of transformers
+
+
+def _attention(module, query, key, value, attention_mask, *, attend: Attend, scaling: float, **kwargs):
+    return attend(query, key, value, scaling), None
+
+
+AttentionInterface.register(ATTENTION, _attention)
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,16 @@ class PatchableModel:
     heads_per_layer: int
     values_per_layer: int
     head_dim: int
+
+    @property
+    def weight(self) -> Tensor:
+        """The unembedding [V, D]: its device, its type of numbers and the width are the model's."""
+        return self.network.lm_head.weight
+
+    @property
+    def width(self) -> int:
+        """Dimensions of the residual stream."""
+        return self.weight.shape[1]
 
     @property
     def heads(self) -> list[Head]:
@@ -44,10 +68,41 @@ class PatchableModel:
         return getattr(self.layers[layer].self_attn, f"{via}_proj")
 
     def slot(self, head: Head, via: str) -> int:
-        """The head's place among the vectors that ``via`` projects to; grouped heads share a key and a value."""
-        if via == "q":
+        """The head's place among its layer's queries, outputs, or (grouped heads share them) keys or values."""
+        if via in ("q", "output"):
             return head.index
         return head.index * self.values_per_layer // self.heads_per_layer
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """The residual stream entering layer 0 [n, T, D] for prompts [n, T]."""
+        return self.network.model.embed_tokens(input_ids)
+
+    def rotations(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rotary position code [n, S, d] for token places [n, S]."""
+        return self.network.model.rotary_emb(self.weight, tokens)
+
+    def run_layer(self, layer: int, stream: Tensor, rotations: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        """The stream leaving a layer for the stream [n, S, D] entering it, ``attend`` in place of its attention."""
+        config = self.network.config
+        own = config._attn_implementation
+        config._attn_implementation = ATTENTION
+        try:
+            return self.layers[layer](stream, position_embeddings=rotations, attend=attend)
+        finally:
+            config._attn_implementation = own
+
+    def run_layer_after_attention(self, layer: int, stream: Tensor, attention: Tensor) -> Tensor:
+        """The stream leaving a layer whose attention is not run: ``attention`` [n, S, D] is what it gave."""
+        block = self.layers[layer]
+        block.self_attn.forward = lambda *args, **kwargs: (attention, None)
+        try:
+            return block(stream)
+        finally:
+            del block.self_attn.forward
+
+    def unembed(self, stream: Tensor) -> Tensor:
+        """Logits [..., V] of the stream [..., D] after the last layer."""
+        return self.network.lm_head(self.network.model.norm(stream))
 
 
 def open_model(name: str, path: str | Path, base: str | Path | None = None) -> PatchableModel:

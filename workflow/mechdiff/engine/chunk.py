@@ -1,0 +1,77 @@
+"""Examples taken together: those whose live tokens are laid out alike, as many as fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mechdiff.engine.capture import Wanted, capture
+from mechdiff.engine.edits import Part
+from mechdiff.examples import Examples
+from mechdiff.heads import Position
+from mechdiff.models import PatchableModel
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Live tokens, those that edits can change: their places [m, S] in ``members`` [m] of the examples, ascending and
+    ending with the final token, and the slot of each named position among them, counted from the final one, -1."""
+
+    members: Tensor
+    live: Tensor
+    slots: dict[Position, int]
+
+
+def suffixes(examples: Examples, named: Sequence[Position]) -> Iterator[Layout]:
+    """Live: every token from the first of the named positions on."""
+    length = examples.input_ids.shape[1]
+    places = torch.stack([examples.positions[p] for p in named], 1)  # [N, P]
+    for slots in torch.unique(places - length, dim=0):
+        members = (places - length == slots).all(1).nonzero()[:, 0]
+        live = torch.arange(length + int(slots.min()), length).expand(len(members), -1)
+        yield Layout(members, live, dict(zip(named, slots.tolist(), strict=True)))
+
+
+def named_tokens(examples: Examples, named: Sequence[Position]) -> Iterator[Layout]:
+    """Live: the named positions alone; ``last``, the final token, must be one of them."""
+    places = torch.stack([examples.positions[p] for p in named], 1)  # [N, P]
+    ranks = places.argsort(1).argsort(1) - len(named)
+    for slots in torch.unique(ranks, dim=0):
+        members = (ranks == slots).all(1).nonzero()[:, 0]
+        yield Layout(members, places[members].sort(1).values, dict(zip(named, slots.tolist(), strict=True)))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where replacements come from: a model on prompts, or mean outputs [L, T, H, d] that stand for any prompt."""
+
+    model: PatchableModel | None = None
+    examples: Examples | None = None
+    means: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Examples of a layout, ready to be run: prompts [n, T] on the model's device, live tokens [n, S], slots, named
+    positions [n], and the source of the same examples."""
+
+    model: PatchableModel
+    input_ids: Tensor
+    live: Tensor
+    slots: dict[Position, int]
+    positions: dict[Position, Tensor]
+    source: Source | None
+
+    def from_source(self, named: Sequence[Position], parts: frozenset[Part], until: int) -> dict[Part, list[Tensor]]:
+        """Parts of every head at named positions, per layer below ``until`` [n, P, H or K, d]."""
+        if self.source.means is not None:
+            at = torch.stack([self.positions[p] for p in named], 1).to(self.input_ids.device)
+            return {Part.OUTPUT: [means[at] for means in self.source.means[:until]]}
+        model, examples = self.source.model, self.source.examples
+        read = torch.stack([examples.positions[p] for p in named], 1)
+        ids = examples.input_ids.to(model.weight.device)
+        found = capture(model, ids, Wanted(read=read, parts=parts, until=until))
+        return found.parts

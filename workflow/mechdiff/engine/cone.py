@@ -1,0 +1,121 @@
+"""The causal cone of edits: only the layers and tokens that they can change, for many edits of some examples at once.
+
+1. An edit is the base run below its first layer: nothing is computed there (:mod:`mechdiff.engine.rows`).
+2. Tokens that no edit reaches keep the base run's keys and values, which all rows of an example share.
+3. The other tokens, the live ones, go through the model's own layers, with their edits made as attention is reached.
+4. In the last layer nothing but the final token is computed, over the keys and values of the other live ones.
+
+Axes: n examples, R rows, S live tokens, C tokens of the context, H heads, K key/value heads, D width, d dimensions of a
+head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mechdiff.engine.attention import folded
+from mechdiff.engine.capture import Capture
+from mechdiff.engine.rows import BASE, Rows
+from mechdiff.models import PatchableModel
+
+# (layer, queries [n, H, R, Q, d], keys, values [n, K, R, S, d]) -> the same, edited
+EditVectors = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+# (layer, heads' outputs [n, R, Q, H, d]) -> the same, edited; Q = S, or 1 in the last layer
+EditOutputs = Callable[[int, Tensor], Tensor]
+
+
+def nothing(layer: int, *x: Tensor):
+    """No edit."""
+    return x if len(x) > 1 else x[0]
+
+
+class _Found(Exception):
+    """Carries vectors out of a layer whose rest is not wanted."""
+
+
+class Cone:
+    """Live tokens [n, S], ascending and ending with the final one, over a base run of the same examples.
+
+    blocked: (slot of a query token among the live ones, key tokens [n]) that it does not attend to.
+    """
+
+    def __init__(
+        self, model: PatchableModel, base: Capture, live: Tensor, blocked: tuple[int, Tensor] | None = None
+    ) -> None:
+        self.model, self.base = model, base
+        tokens = torch.arange(int(live.max()) + 1)
+        past = (tokens < live[:, :, None]) & ~(tokens == live[:, :, None]).any(1, keepdim=True)  # [n, S, T]
+        own = live[:, None, :] <= live[:, :, None]  # [n, S, S]
+        if blocked is not None:
+            slot, key = blocked
+            past[:, slot] &= tokens != key[:, None]
+            own[:, slot] &= live != key[:, None]
+        self.context = int((past.any(0).any(0) * (tokens + 1)).max())
+        visible = torch.cat([past[:, :, : self.context], own], -1)
+        self.visible = None if visible.all() else visible.to(model.weight.device)
+        self.rotations = model.rotations((live[:1] if (live == live[0]).all() else live).to(model.weight.device))
+
+    def step(
+        self, layer: int, stream: Tensor, edit_vectors: EditVectors = nothing, edit_outputs: EditOutputs = nothing
+    ) -> Tensor:
+        """The stream [n, R, S, D] after one more layer; [n, R, 1, D], the final token, after the last one."""
+        n, rows, live, _ = stream.shape
+        earlier, queries = None, slice(None)
+        if layer == len(self.model.layers) - 1 and live > 1:
+            earlier = self.vectors(layer, stream[:, :, :-1], slice(None, -1))
+            stream, queries = stream[:, :, -1:], slice(-1, None)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+            q, k, v = (x.unflatten(2, (rows, -1)) for x in (q, k, v))
+            if earlier is not None:
+                k, v = (torch.cat([x, y], 3) for x, y in zip(earlier[1:], (k, v), strict=True))
+            q, k, v = edit_vectors(layer, q, k, v)
+            past = [x[layer][:, :, : self.context] for x in (self.base.keys, self.base.values)]
+            visible = None if self.visible is None else self.visible[:, queries]
+            z = folded(q, k, v, *past, scaling, visible)
+            return edit_outputs(layer, z.unflatten(1, (rows, -1))).flatten(1, 2)
+
+        rotations = self._rotations(rows, queries)
+        return self.model.run_layer(layer, stream.flatten(1, 2), rotations, attend).unflatten(1, (rows, -1))
+
+    def vectors(self, layer: int, stream: Tensor, tokens: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [n, H, R, Q, d], keys and values [n, K, R, Q, d] of a stream [n, R, Q, D] at some live tokens."""
+        rows = stream.shape[1]
+
+        def attend(*found):
+            raise _Found(*found[:3])
+
+        try:
+            self.model.run_layer(layer, stream.flatten(1, 2), self._rotations(rows, tokens), attend)
+        except _Found as found:
+            return tuple(x.unflatten(2, (rows, -1)) for x in found.args)
+        raise RuntimeError(f"layer {layer} does not call its attention function")
+
+    def _rotations(self, rows: int, tokens: slice) -> tuple[Tensor, Tensor]:
+        """Rotations of some live tokens [n or 1, R * Q, d], row after row."""
+        return tuple(x[:, None, tokens].expand(-1, rows, -1, -1).flatten(1, 2) for x in self.rotations)
+
+
+def join(stream: Tensor | None, base: Tensor | None, parents: tuple[int, ...]) -> Tensor:
+    """Rows [n, R, S, D] entering a layer: each from its parent, a row of the layer below or the base run [n, S, D]."""
+    if stream is None:
+        return base[:, None].expand(-1, len(parents), -1, -1)
+    if parents == tuple(range(1, stream.shape[1] + 1)):
+        return stream
+    if BASE not in parents:
+        return stream[:, [parent - 1 for parent in parents]]
+    return torch.cat([base[:, None], stream], 1)[:, list(parents)]
+
+
+def walk(
+    cone: Cone, rows: Rows, edit_vectors: EditVectors = nothing, edit_outputs: EditOutputs = nothing
+) -> Tensor | None:
+    """The final token's stream [n, R, D] of every row after the last layer; None without rows."""
+    stream = None
+    for layer in range(rows.first, len(rows.layers)):
+        parents = rows.layers[layer].parents
+        stream = cone.step(layer, join(stream, cone.base.stream[layer], parents), edit_vectors, edit_outputs)
+    return None if stream is None else stream[:, :, -1]

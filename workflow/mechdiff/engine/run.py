@@ -1,0 +1,122 @@
+"""The engine's one call: a run, edits made to it, and what each edit makes of the answer.
+
+    run = Run(model, examples, memory)
+    base, patched = run.evaluate(edits, source)
+
+Edits are data (:mod:`mechdiff.engine.edits`). Caching, batching and the memory budget are in here and not the caller's
+business. The outcomes are those of whole forward passes with hooks (:mod:`mechdiff.reference`), to rounding.
+
+1. Examples whose live tokens are laid out alike are taken together, as many as the budget allows.
+2. Their base run is captured: clean, or ablated where the edits say what is kept.
+3. The edits, as many at a time as fit, are walked up their causal cone.
+4. Logits are looked at a few rows at a time; an edit that never differed from the base run has its outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mechdiff.engine.chunk import Chunk, Layout, Source
+from mechdiff.engine.edits import Block, Edit, Keep, Mix, PathPatch, Replace
+from mechdiff.engine.knockout import Knockouts
+from mechdiff.engine.memory import Fit, Memory
+from mechdiff.engine.outcome import Outcome, joined, read_outcome
+from mechdiff.engine.paths import Paths
+from mechdiff.engine.shares import Shares
+from mechdiff.examples import Examples
+from mechdiff.heads import Position
+from mechdiff.models import PatchableModel
+
+Kind = Shares | Knockouts | Paths
+SCORE_BYTES = 24  # a token's attention score to another, as made, joined, in float32, masked, as a weight
+
+
+@dataclass(frozen=True)
+class Run:
+    """A model on prompts [N, T], nothing patched. memory: bytes that may be held beyond the weights."""
+
+    model: PatchableModel
+    examples: Examples
+    memory: int
+
+    def evaluate(
+        self,
+        edits: Sequence[Edit],
+        source: Run | Tensor | None = None,
+        done: Callable[[int], None] = lambda rows: None,
+    ) -> tuple[Outcome, Outcome]:
+        """Outcomes of the base run [N] and of every edit made to it [E, N].
+
+        edits: all of one kind; path patches with the same position and receivers, blocks of the same edge.
+        source: a run on as many prompts, or mean outputs [L, T, H, d]. done(rows): called with edits times examples
+        that are finished. Gradients flow to the shares of Mix edits.
+        InputError when a single example needs more than the memory; ValueError for edits of different kinds.
+        """
+        kind = _kind(self.model, edits or [Replace(frozenset())])
+        memory = Memory.of(self.model, self.memory)
+        order = sorted(range(len(edits)), key=lambda e: kind.does[e])  # those that begin alike side by side
+        members, parts = [], []
+        for layout in kind.layouts(self.examples):
+            fit = self._fit(memory, kind, layout, len(edits))
+            for start in range(0, len(layout.members), fit.examples):
+                some = slice(start, start + fit.examples)
+                members.append(layout.members[some])
+                chunk = self._chunk(members[-1], layout.live[some], layout.slots, source)
+                parts.append(self._outcome(kind, chunk, members[-1], order, fit.rows, memory, done))
+        outcome = joined(parts, 1)
+        examples, rows = torch.cat(members).argsort(), 1 + torch.tensor(order, dtype=torch.int64).argsort()
+        return outcome.map(lambda x: x[0, examples]), outcome.map(lambda x: x[rows][:, examples])
+
+    def _fit(self, memory: Memory, kind: Kind, layout: Layout, edits: int) -> Fit:
+        prompt, live = self.examples.input_ids.shape[1], layout.live.shape[1]
+        held = kind.wanted(layout).bytes(self.model, prompt) + kind.source_bytes(prompt)
+        scores = SCORE_BYTES * self.model.heads_per_layer * live * (prompt + live)
+        deep = len(self.model.layers) if kind.learned else 1  # with gradients every layer's tensors are held
+        tokens = live + isinstance(kind, Paths)  # and the frozen one
+        return memory.fit(len(layout.members), max(1, edits), tokens, prompt, held, scores, deep)
+
+    def _chunk(self, members: Tensor, live: Tensor, slots: dict[Position, int], source: Run | Tensor | None) -> Chunk:
+        device = self.model.weight.device
+        if isinstance(source, Run):
+            taken = Source(model=source.model, examples=source.examples.take(members))
+        else:
+            taken = None if source is None else Source(means=source.to(self.model.weight))
+        mine = self.examples.take(members)
+        return Chunk(self.model, mine.input_ids.to(device), live, slots, mine.positions, taken)
+
+    def _outcome(
+        self, kind: Kind, chunk: Chunk, members: Tensor, order: Sequence[int], rows: int, memory: Memory, done
+    ) -> Outcome:
+        """Outcomes [1 + E, n], the base run first and then the edits in the order they are taken."""
+        learned = kind.learned
+        answers = self.examples.answers[members].to(chunk.input_ids.device)
+        with torch.set_grad_enabled(learned):
+            opened = kind.open(chunk)
+            base = read_outcome(self.model, opened.base.last[:, None], answers, memory.logit_rows())
+            parts = [base]
+            for start in range(0, len(order), rows):
+                some = order[start : start + rows]
+                stream, place = opened.streams(some)
+                found = base
+                if stream is not None:
+                    found = joined([base, read_outcome(self.model, stream, answers, memory.logit_rows())], 0)
+                parts.append(found.map(lambda x, place=place: x[list(place)]))
+                done(len(some) * len(members))
+            return joined(parts, 0).map(lambda x: x.to(self.examples.input_ids.device))
+
+
+def _kind(model: PatchableModel, edits: Sequence[Edit]) -> Kind:
+    """What can evaluate these edits together."""
+    first = edits[0]
+    if all(isinstance(e, Keep) for e in edits) or all(isinstance(e, Replace | Mix) for e in edits):
+        return Shares(model, edits)
+    if all(isinstance(e, Block) and (e.query, e.key) == (first.query, first.key) for e in edits):
+        return Knockouts(model, edits)
+    into = [(e.position, e.receivers, e.via) for e in edits if isinstance(e, PathPatch)]
+    if len(into) == len(edits) and len(set(into)) == 1:
+        return Paths(model, edits)
+    raise ValueError("edits of one call must be of one kind, into the same receivers, of the same edge")
