@@ -37,9 +37,15 @@ def build_dataset(task: BoxTask, rows: dict[str, int], seed: int, layout: str = 
 
 
 def micro_llama(
-    layers: int = 2, heads: int = 2, values: int | None = None, head_dim: int = 4, vocabulary: int = 200, seed: int = 0
+    layers: int = 2,
+    heads: int = 2,
+    values: int | None = None,
+    head_dim: int = 4,
+    vocabulary: int = 200,
+    seed: int = 0,
+    spread: float = 0.3,
 ) -> PatchableModel:
-    """A random Llama in memory; ``values`` key/value heads, as many as heads unless said."""
+    """A random Llama in memory; ``values`` key/value heads, as many as heads unless said; spread: of the weights."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -49,7 +55,7 @@ def micro_llama(
         num_attention_heads=heads,
         num_key_value_heads=values or heads,
         max_position_embeddings=128,
-        initializer_range=0.3,
+        initializer_range=spread,
     )
     return patchable("micro", LlamaForCausalLM(config).eval().requires_grad_(False))
 

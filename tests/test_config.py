@@ -68,9 +68,9 @@ def bad(key: str, value, expected: str):
     ("key", "value", "expected"),
     [
         bad("seed", "ten", "seed: 'ten' is not allowed; allowed: a value of type integer"),
-        bad("batch_size", 0, "batch_size: 0 is not allowed; allowed: at least 1"),
+        bad("memory", 0, "memory: 0 is not allowed; allowed: at least 1"),
         bad("dataset.layout", "mixed", "dataset.layout: 'mixed' is not allowed; allowed: one of disjoint, shared"),
-        bad("colour", "red", "colour: unknown key; allowed: batch_size, dataset, evaluation"),
+        bad("colour", "red", "colour: unknown key; allowed: dataset, evaluation, memory"),
         bad("plan.0.hue", 3, "plan.0.hue: unknown key; allowed: exclude, group, keep"),
         bad("run", "a b/c", "run: 'a b/c' is not allowed; allowed: text of the form"),
         bad("models.tuned.base", "bse", "models.tuned.base: unknown model 'bse'; allowed: null, base"),
@@ -135,7 +135,7 @@ def test_names_that_yaml_reads_as_numbers_are_refused(config):
 
 def test_one_meaning_has_one_form(config):
     """Else a config that says the same would rerun jobs: Snakemake compares the text of parameters."""
-    again = {"batch_size": 100.0, "seed": 20, **dict(reversed(config.items()))}
+    again = {"memory": 4e9, "seed": 20, **dict(reversed(config.items()))}
     again["dataset"] = {"rows": {"means": 500.0}, "layout": "disjoint"}
     assert repr(checked(again)) == repr(checked(config))
 

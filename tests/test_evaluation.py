@@ -7,43 +7,34 @@ import pytest
 import torch
 
 from hand_model import hand_model
-from mechdiff.evaluation import (
-    circuit_correct,
-    circuit_logits,
-    count_correct,
-    mean_outputs,
-    model_correct,
-    random_circuit,
-)
+from mechdiff.engine.edits import Keep
+from mechdiff.engine.run import Run
+from mechdiff.evaluation import circuits_correct, count_correct, model_correct, random_circuit
 from mechdiff.examples import Examples, clean_examples
 from mechdiff.heads import Circuit, Group, Head, Position
-from mechdiff.reference import capture_outputs, editing_outputs, last_logits
+from mechdiff.hooks import capture_outputs, editing_outputs, last_logits
+from mechdiff.reference import PlainRun
 from micro import build_dataset, micro_llama
 from test_path_patching import examples
 
 NOBODY = Circuit(())
 
 
-def test_means_by_hand():
-    # Head 0 gives the mean of the values so far, head 1 twice that: over prompts (1, 3) and (5, 7).
-    means = mean_outputs(hand_model(1), examples([1, 3], [5, 7]), batch_size=1)
-    assert means.shape == (1, 2, 2, 1)
-    assert means[0, :, :, 0].tolist() == [[3.0, 6.0], [4.0, 8.0]]
-
-
 def test_circuit_accuracy_by_hand():
     # The answer, word 0, wins when the second coordinate is positive: head 0 + head 1 = 3 x mean of the two values.
     model = hand_model(1)
     scenes = examples([1, 1], [-2, -2], [4, -2])
-    assert model_correct(model, scenes, 2).tolist() == [True, False, True]
+    run = PlainRun(model, scenes)
+    assert model_correct(run).tolist() == [True, False, True]
     means = torch.tensor([[[0.0], [0.0]], [[-1.5], [-4.0]]], dtype=torch.float64)[None]
     both = Group("A", Position.LAST, (Head(0, 0), Head(0, 1)))
-    # Kept heads give (1, 2), (-2, -4), (1, 2); the others their mean at the last token, -1.5 and -4.
-    assert circuit_correct(model, scenes, means, Circuit((both,)), 2).tolist() == [True, False, True]
     first, second = (Circuit((Group("A", Position.LAST, (head,)),)) for head in both.heads)
-    assert circuit_correct(model, scenes, means, first, 2).tolist() == [False, False, False]  # 1 - 4 < 0
-    assert circuit_correct(model, scenes, means, second, 2).tolist() == [True, False, True]  # 2 - 1.5 > 0
-    assert circuit_correct(model, scenes, means, NOBODY, 2).tolist() == [False, False, False]
+    assert circuits_correct(run, means, [Circuit((both,)), first, second, NOBODY]).tolist() == [
+        [True, False, True],  # kept heads give (1, 2), (-2, -4), (1, 2); the others their mean at the last token
+        [False, False, False],  # 1 - 4 < 0
+        [True, False, True],  # 2 - 1.5 > 0
+        [False, False, False],
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +52,14 @@ def test_all_heads_in_the_circuit_give_f_of_m_exactly_when_every_token_is_a_name
     answers[::2] = (answers[::2] + 1) % 12
     rows = Examples(ids, answers, at)
     whole = Circuit(tuple(Group(p, p, tuple(model.heads)) for p in Position))
-    means = mean_outputs(model, rows, 16)
-    correct = circuit_correct(model, rows, means, whole, 16)
-    assert correct.tolist() == model_correct(model, rows, 16).tolist() == [False, True] * 32
-    assert circuit_correct(model, rows, means, NOBODY, 16).tolist() != correct.tolist()
+    run = Run(model, rows, 10**9)
+    correct, nobody = circuits_correct(run, run.mean_outputs(), [whole, NOBODY]).tolist()
+    assert correct == model_correct(run).tolist() == [False, True] * 32
+    assert nobody != correct
 
 
-def test_only_the_circuits_heads_at_their_own_positions_keep_their_output(scenes):
+@pytest.mark.parametrize("run", [lambda *args: Run(*args, 10**9), PlainRun])
+def test_only_the_circuits_heads_at_their_own_positions_keep_their_output(scenes, run):
     """Against an ablation written out by hand, head by head and example by example."""
     model = micro_llama(layers=2, heads=2)
     means = torch.randn(2, scenes.input_ids.shape[1], 2, 4, generator=torch.Generator().manual_seed(0))
@@ -85,29 +77,29 @@ def test_only_the_circuits_heads_at_their_own_positions_keep_their_output(scenes
         return ablated
 
     with editing_outputs(model, ablate):
-        expected = last_logits(model, scenes.input_ids)
-    torch.testing.assert_close(circuit_logits(model, scenes, means, circuit), expected)
-    for group in ("B", "C"):
-        smaller = circuit.without(group, circuit[group].heads)
-        assert not torch.allclose(circuit_logits(model, scenes, means, smaller), expected)
+        expected = last_logits(model, scenes.input_ids).log_softmax(-1)[range(len(scenes)), scenes.answers].double()
+    smaller = [circuit.without(group, circuit[group].heads) for group in ("B", "C")]
+    _, kept = run(model, scenes).evaluate([Keep(c.nodes()) for c in (circuit, *smaller)], means)
+    torch.testing.assert_close(kept.log_probability[0], expected, atol=1e-5, rtol=0)
+    assert all(not torch.allclose(other, expected, atol=1e-4) for other in kept.log_probability[1:])
 
 
-def test_means_are_per_head_and_absolute_position_and_do_not_depend_on_batches(scenes):
+def test_means_are_per_head_and_absolute_position_and_do_not_depend_on_how_much_fits(scenes):
     model = micro_llama(layers=2, heads=2)
     outputs, _ = capture_outputs(model, scenes.input_ids)
     expected = torch.stack([z.double().mean(0) for z in outputs]).float()
-    torch.testing.assert_close(mean_outputs(model, scenes, 40), expected)
-    torch.testing.assert_close(mean_outputs(model, scenes, 7), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(Run(model, scenes, 10**9).mean_outputs(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(Run(model, scenes, 200_000).mean_outputs(), expected, atol=1e-6, rtol=0)
 
 
 def test_a_circuit_is_evaluated_once_however_often_it_is_asked_for(scenes):
-    model = micro_llama()
-    means = mean_outputs(model, scenes, 40)
+    run = Run(micro_llama(), scenes, 10**9)
+    means, rows = run.mean_outputs(), []
     one = Circuit((Group("A", Position.LAST, (Head(0, 0),)),))
     same = Circuit((Group("A", Position.LAST, (Head(0, 0),)),))
-    counts = count_correct(model, scenes, means, [one, same], 40, {NOBODY: -1})
-    assert counts[NOBODY] == -1 and len(counts) == 2
-    assert counts[one] == circuit_correct(model, scenes, means, one, 40).sum()
+    counts = count_correct(run, means, [one, same, NOBODY], {NOBODY: -1}, rows.append)
+    assert counts[NOBODY] == -1 and len(counts) == 2 and sum(rows) == len(scenes)
+    assert counts[one] == circuits_correct(run, means, [one]).sum()
 
 
 def test_random_circuits_have_the_same_number_of_heads_per_position_and_none_twice():

@@ -2,8 +2,11 @@
 
 import pytest
 
+from mechdiff.engine.run import Run
 from mechdiff.errors import InputError
-from mechdiff.model_check import check_model
+from mechdiff.examples import clean_examples
+from mechdiff.model_check import check_model, null_patch_differences, zero_patch_differences
+from mechdiff.models import open_model
 from mechdiff.task import LABELS
 from micro import OBJECTS, build_dataset, micro_llama, save_checkpoint, word_tokenizer
 
@@ -20,13 +23,14 @@ def base(tmp_path_factory, tokenizer):
     return str(save_checkpoint(micro_llama(2, 3), tokenizer, tmp_path_factory.mktemp("base")))
 
 
-def check(path, base, prompts, tolerance=1e-5):
-    return check_model("m", str(path), None, base, prompts, tolerance, batch_size=4)
+def check(path, base, prompts, tolerance=1e-4):
+    return check_model("m", str(path), None, base, prompts, tolerance, memory=10**9)
 
 
 def test_a_good_model_passes_and_its_null_patch_is_kept(base, prompts):
     found = check(base, base, prompts)
-    assert found["null_patch"] == {"largest_by_layer": [0.0, 0.0], "tolerance": 1e-5}
+    assert len(found["null_patch"]["largest_by_layer"]) == 2 and max(found["null_patch"]["largest_by_layer"]) < 1e-5
+    assert found["captured"] < 1e-5 and found["null_patch"]["tolerance"] == 1e-4
     assert found["shape"] == "2 layers x 3 heads, width 12, vocabulary 200"
 
 
@@ -49,6 +53,24 @@ def test_a_tokenizer_that_knows_more_than_the_model_is_refused(prompts, tokenize
         check(tmp_path, str(tmp_path), prompts)
 
 
-def test_a_null_patch_over_the_tolerance_stops_and_names_the_layer(base, prompts):
-    with pytest.raises(InputError, match=r"a null patch in layer 0 changes a logit by 0, over -1"):
+def test_logits_that_the_engine_does_not_find_again_stop_it(base, prompts):
+    with pytest.raises(InputError, match=r"its logits and those of its captured run differ by \S+, over -1$"):
         check(base, base, prompts, tolerance=-1)
+
+
+def test_a_null_patch_finds_runs_that_cannot_be_repeated(base, prompts):
+    model = open_model("m", base)
+    run = Run(model, clean_examples(prompts), 10**9)
+    assert max(null_patch_differences(run)) < 1e-5
+    calls = []
+    # A module that answers differently each time it is asked, as dropout left on would.
+    model.layers[1].self_attn.o_proj.register_forward_hook(lambda m, a, out: calls.append(0) or out + len(calls))
+    assert min(null_patch_differences(run)) > 1e-4
+
+
+def test_edits_that_do_not_arrive_are_found(base, prompts):
+    model = open_model("m", base)
+    run = Run(model, clean_examples(prompts), 10**9)
+    assert min(zero_patch_differences(run)) > 1e-4
+    model.layers[1].self_attn.o_proj.weight.zero_()
+    assert zero_patch_differences(run)[1] == 0

@@ -1,4 +1,4 @@
-"""Path patching: a model worked out by hand, limit cases, and random Llamas."""
+"""Path patching: the plain way on a model worked out by hand, and limit cases of both ways on random Llamas."""
 
 from math import exp
 
@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from hand_model import hand_model
+from mechdiff.engine.edits import Part
+from mechdiff.engine.run import Run
 from mechdiff.examples import Examples, clean_examples, noise_examples
 from mechdiff.heads import Head, Position
+from mechdiff.hooks import capture_outputs, editing_outputs, last_logits
 from mechdiff.path_patching import (
     Step,
     ranked,
@@ -17,7 +20,7 @@ from mechdiff.path_patching import (
     score_table,
     select_candidates,
 )
-from mechdiff.reference import answer_log_probability, capture_outputs, editing_outputs, last_logits
+from mechdiff.reference import PlainRun
 from micro import build_dataset, micro_llama
 
 LAST = Position.LAST
@@ -33,10 +36,14 @@ def examples(*prompts: list[int]) -> Examples:
     return Examples(ids, torch.zeros(len(ids), dtype=torch.int64), {LAST: at, Position.QUERY_LABEL: at - 1})
 
 
+def by_hand(model, clean: Examples, noise: Examples, *into) -> dict:
+    return relative_changes(PlainRun(model, clean), PlainRun(model, noise), *into)
+
+
 def test_into_the_logits_by_hand():
     # Clean tokens (1, 3): head 0 gives the mean 2, head 1 gives 4, p = sigmoid(6).
     # Noise tokens (0, 2): head 0 gives 1, head 1 gives 2: patching one head lowers the sum to 5 and to 4.
-    changes = relative_changes(hand_model(1), examples([1, 3]), examples([0, 2]), LAST, None, None, batch_size=8)
+    changes = by_hand(hand_model(1), examples([1, 3]), examples([0, 2]), LAST, None, None)
     assert changes[Head(0, 0)].tolist() == pytest.approx([sigmoid(5) / sigmoid(6) - 1], rel=1e-9)
     assert changes[Head(0, 1)].tolist() == pytest.approx([sigmoid(4) / sigmoid(6) - 1], rel=1e-9)
 
@@ -46,7 +53,7 @@ def test_into_queries_by_hand_changes_the_query_and_nothing_else():
     # z = 1 + 2 sigmoid(2s); p = sigmoid(s + z). With head 0 patched the query is 5, but s itself stays 6 on its way
     # to the logits.
     receivers = [Head(1, 0)]
-    changes = relative_changes(hand_model(2), examples([1, 3]), examples([0, 2]), LAST, receivers, "q", batch_size=8)
+    changes = by_hand(hand_model(2), examples([1, 3]), examples([0, 2]), LAST, receivers, Part.QUERY)
 
     def p(query: float) -> float:
         return sigmoid(6 + 1 + 2 * sigmoid(2 * query))
@@ -61,7 +68,7 @@ def test_into_values_by_hand_at_an_earlier_position():
     # value there is 2.
     model = hand_model(2, values_from="second")
     clean, noise = examples([1, 3]), examples([0, 2])
-    changes = relative_changes(model, clean, noise, Position.QUERY_LABEL, [Head(1, 0)], "v", batch_size=8)
+    changes = by_hand(model, clean, noise, Position.QUERY_LABEL, [Head(1, 0)], Part.VALUE)
     w = sigmoid(12)
 
     def p(first_value: float) -> float:
@@ -75,7 +82,7 @@ def test_heads_between_are_frozen_and_mlps_are_not():
     # Tokens (0, 1): head 0 gives 0.5, head 1 gives 1, so s = 1.5, doubled by the MLP to 3; layer 1 asks with 3 and
     # finds z = sigmoid(3); the sum is doubled again. Noise (0, -1): head 0 gives -0.5, s = 0.5, doubled to 1; z stays.
     model = hand_model(2, mlp=True)
-    changes = relative_changes(model, examples([0, 1]), examples([0, -1]), LAST, None, None, batch_size=8)
+    changes = by_hand(model, examples([0, 1]), examples([0, -1]), LAST, None, None)
     z = sigmoid(3)
     assert changes[Head(0, 0)].tolist() == pytest.approx([sigmoid(2 * (1 + z)) / sigmoid(2 * (3 + z)) - 1], rel=1e-9)
     # Head 1 alone gives -1 instead of 1: s = -0.5, doubled to -1.
@@ -88,7 +95,7 @@ def test_noise_is_read_at_the_noise_prompts_own_position():
     model = hand_model(2, values_from="second")
     clean, noise = examples([1, 3]), examples([0, 4])
     noise.positions[Position.QUERY_LABEL] = torch.tensor([1])
-    changes = relative_changes(model, clean, noise, Position.QUERY_LABEL, [Head(1, 0)], "v", batch_size=8)
+    changes = by_hand(model, clean, noise, Position.QUERY_LABEL, [Head(1, 0)], Part.VALUE)
     w = sigmoid(12)
 
     def p(first_value: float) -> float:
@@ -106,51 +113,52 @@ def prompts(task) -> tuple[Examples, Examples]:
     return clean_examples(table), noise_examples(table)
 
 
+def on_engine(examples: Examples, values: int = 3, layers: int = 3) -> Run:
+    return Run(micro_llama(layers=layers, heads=3, values=values), examples, 10**9)
+
+
+def plain(examples: Examples, values: int = 3, layers: int = 3) -> PlainRun:
+    return PlainRun(micro_llama(layers=layers, heads=3, values=values), examples)
+
+
 STEPS = [
     (LAST, None, None),
-    (LAST, [Head(2, 0), Head(1, 2)], "q"),
-    (Position.QUERY_LABEL, [Head(2, 1)], "v"),
-    (Position.PREVIOUS_QUERY_LABEL, [Head(1, 0), Head(2, 2)], "v"),
-    (LAST, [Head(2, 2)], "k"),
+    (LAST, [Head(2, 0), Head(1, 2)], Part.QUERY),
+    (Position.QUERY_LABEL, [Head(2, 1)], Part.VALUE),
+    (Position.PREVIOUS_QUERY_LABEL, [Head(1, 0), Head(2, 2)], Part.VALUE),
+    (LAST, [Head(2, 2)], Part.KEY),
 ]
+BOTH = pytest.mark.parametrize("run", [on_engine, plain])
 
 
-@pytest.mark.parametrize(("position", "receivers", "via"), STEPS)
+@BOTH
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("values", [3, 1])
-def test_noise_equal_to_the_original_changes_nothing_at_all(prompts, position, receivers, via, values):
+def test_noise_equal_to_the_original_changes_nothing(prompts, run, step, values):
     clean, _ = prompts
-    model = micro_llama(layers=3, heads=3, values=values)
-    changes = relative_changes(model, clean, clean, position, receivers, via, batch_size=4)
-    assert all(change.eq(0).all() for change in changes.values())
+    changes = relative_changes(run(clean, values), run(clean, values), *step)
+    assert all(change.abs().max() < 1e-5 for change in changes.values())
 
 
-@pytest.mark.parametrize(("position", "receivers", "via"), STEPS)
+@BOTH
+@pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("values", [3, 1])
-def test_heads_in_or_above_the_highest_receiver_score_exactly_zero_and_some_below_do_not(
-    prompts, position, receivers, via, values
-):
-    model = micro_llama(layers=3, heads=3, values=values)
-    changes = relative_changes(model, *prompts, position, receivers, via, batch_size=4)
-    highest = 3 if receivers is None else max(head.layer for head in receivers)
+def test_heads_in_or_above_the_highest_receiver_score_exactly_zero_and_some_below_do_not(prompts, run, step, values):
+    clean, noise = prompts
+    changes = relative_changes(run(clean, values), run(noise, values), *step)
+    highest = 3 if step[1] is None else max(head.layer for head in step[1])
     for head, change in changes.items():
         assert change.eq(0).all() == (head.layer >= highest), head
 
 
-def test_batches_do_not_change_scores(prompts):
-    model = micro_llama(layers=3, heads=3)
-    whole = relative_changes(model, *prompts, LAST, [Head(2, 0)], "q", batch_size=6)
-    parts = relative_changes(model, *prompts, LAST, [Head(2, 0)], "q", batch_size=4)
-    for head in model.heads:
-        torch.testing.assert_close(whole[head], parts[head], atol=1e-6, rtol=0)
-
-
-def test_in_one_layer_a_path_patch_is_an_activation_patch(prompts):
+@BOTH
+def test_in_one_layer_a_path_patch_is_an_activation_patch(prompts, run):
     """With one layer nothing lies between head and logits, so freezing the other heads is no restriction."""
     clean, noise = prompts
+    changes = relative_changes(run(clean, layers=1), run(noise, layers=1), LAST, None, None)
     model = micro_llama(layers=1, heads=3)
-    changes = relative_changes(model, clean, noise, LAST, None, None, batch_size=6)
     outputs, _ = capture_outputs(model, noise.input_ids)
-    original = answer_log_probability(last_logits(model, clean.input_ids), clean.answers)
+    original = probability(last_logits(model, clean.input_ids), clean.answers)
     for head in model.heads:
 
         def patch(layer, z, head=head):
@@ -159,8 +167,12 @@ def test_in_one_layer_a_path_patch_is_an_activation_patch(prompts):
             return z
 
         with editing_outputs(model, patch):
-            patched = answer_log_probability(last_logits(model, clean.input_ids), clean.answers)
-        torch.testing.assert_close(changes[head], torch.expm1(patched - original), atol=1e-6, rtol=0)
+            patched = probability(last_logits(model, clean.input_ids), clean.answers)
+        torch.testing.assert_close(changes[head], patched / original - 1, atol=1e-5, rtol=0)
+
+
+def probability(logits, answers):
+    return logits.double().softmax(-1)[range(len(answers)), answers]
 
 
 def test_no_hook_is_left_behind_even_after_an_error():

@@ -219,7 +219,7 @@ def test_the_audit_command_prints_one_line_and_its_status(finished):
     ("change", "line"),
     [
         (lambda c: c["plan"][0].update(keep=25), "plan.0.keep: 25 for mini-llama; allowed: at most its 24 heads"),
-        (lambda c: c.update(batch_size="many"), "batch_size: 'many' is not allowed; allowed: a value of type integer"),
+        (lambda c: c.update(memory="much"), "memory: 'much' is not allowed; allowed: a value of type integer"),
     ],
 )
 def test_a_bad_config_stops_before_any_job_with_one_line(tmp_path, change, line):

@@ -2,8 +2,9 @@
 
 1. It has its base's shape, so that heads can be compared by name.
 2. Its tokenizer gives the base's tokens for the run's prompts, and the model has an embedding for each.
-3. A null patch, each layer's clean outputs patched into the clean run, leaves every logit as it is.
-4. With each layer's outputs at zero, some logit changes: edits arrive.
+3. The engine's captured run gives the logits of the model's own forward pass.
+4. A null patch, each layer's outputs at the named positions replaced by those of the same run, leaves them as they are.
+5. With those outputs at zero, some logit changes: edits arrive.
 """
 
 from __future__ import annotations
@@ -12,16 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from mechdiff.checkpoints import TOKENIZER, read_shape, read_tokenizer, require_same_shape
+from mechdiff.engine.edits import Replace
+from mechdiff.engine.run import Run
 from mechdiff.errors import InputError
 from mechdiff.examples import clean_examples
+from mechdiff.heads import Position
 from mechdiff.models import open_model
-from mechdiff.reference import null_patch_difference, zero_patch_difference
+from mechdiff.hooks import last_logits
+
+PROMPTS = 32  # that the last three are tried on
 
 
 def check_model(
-    name: str, path: str, adapter_on: str | None, base: str, prompts: pd.DataFrame, tolerance: float, batch_size: int
+    name: str, path: str, adapter_on: str | None, base: str, prompts: pd.DataFrame, tolerance: float, memory: int
 ) -> dict[str, Any]:
     """What was found; InputError on the first thing that is not right.
 
@@ -38,14 +46,44 @@ def check_model(
     if (largest := int(examples.input_ids.max())) >= vocabulary:
         raise InputError(f"{base}/{TOKENIZER}: gives id {largest}, the model knows ids below {vocabulary}")
     model = open_model(name, path, adapter_on)
-    batch = next(examples.batches(batch_size)).input_ids
-    differences = null_patch_difference(model, batch)
-    for layer, difference in enumerate(differences):
+    run = Run(model, examples.take(slice(PROMPTS)), memory)
+    captured = capture_difference(run)
+    if not captured <= tolerance:
+        raise InputError(f"{path}: its logits and those of its captured run differ by {captured:g}, over {tolerance:g}")
+    differences, effects = null_patch_differences(run), zero_patch_differences(run)
+    for layer, (difference, effect) in enumerate(zip(differences, effects, strict=True)):
         if not difference <= tolerance:
             raise InputError(
                 f"{path}: a null patch in layer {layer} changes a logit by {difference:g}, over {tolerance:g}"
             )
-    for layer, effect in enumerate(zero_patch_difference(model, batch)):
         if not effect > tolerance:
             raise InputError(f"{path}: with layer {layer} silenced no logit changes by more than {tolerance:g}")
-    return {"shape": str(read_shape(base)), "null_patch": {"largest_by_layer": differences, "tolerance": tolerance}}
+    null_patch = {"largest_by_layer": differences, "tolerance": tolerance}
+    return {"shape": str(read_shape(base)), "captured": captured, "null_patch": null_patch}
+
+
+def capture_difference(run: Run) -> float:
+    """Largest difference of an answer's logit between the model's own forward pass and its captured run."""
+    examples = run.examples
+    own = last_logits(run.model, examples.input_ids).float().gather(1, examples.answers[:, None])[:, 0]
+    return (run.evaluate([])[0].logit - own).abs().max().item()
+
+
+def null_patch_differences(run: Run) -> list[float]:
+    """Largest change of an answer's logit when all outputs of a layer are replaced by the same run's, layer by layer.
+
+    0 but for rounding; anything else is a reason to stop.
+    """
+    return _changes(run, run)
+
+
+def zero_patch_differences(run: Run) -> list[float]:
+    """The same with the layer's outputs set to zero; 0: edits do not arrive."""
+    model, tokens = run.model, run.examples.input_ids.shape[1]
+    return _changes(run, torch.zeros(len(model.layers), tokens, model.heads_per_layer, model.head_dim))
+
+
+def _changes(run: Run, source: Run | Tensor) -> list[float]:
+    nodes = [{(h, p) for h in run.model.heads if h.layer == i for p in Position} for i in range(len(run.model.layers))]
+    base, patched = run.evaluate([Replace(frozenset(layer)) for layer in nodes], source)
+    return (patched.logit - base.logit).abs().max(1).values.tolist()

@@ -24,16 +24,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mechdiff.examples import Examples
+from mechdiff.engine.edits import Part, PathPatch
+from mechdiff.engine.run import Run
 from mechdiff.heads import Circuit, Group, Head, Position
-from mechdiff.models import PatchableModel
-from mechdiff.reference import (
-    answer_log_probability,
-    capture_outputs,
-    editing_outputs,
-    editing_projections,
-    last_logits,
-)
 
 
 @dataclass(frozen=True)
@@ -55,82 +48,21 @@ class Step:
 
 
 def relative_changes(
-    model: PatchableModel,
-    examples: Examples,
-    noise: Examples,
+    run: Run,
+    noise: Run,
     position: Position,
     receivers: Sequence[Head] | None,
-    via: str | None,
-    batch_size: int,
-    done: Callable[[Head, int], None] = lambda head, rows: None,
+    via: Part | None,
+    done: Callable[[int], None] = lambda rows: None,
 ) -> dict[Head, Tensor]:
     """(p_patch - p_org) / p_org per sender head [N], float64; receivers None means the logits.
 
-    ``done(head, rows)`` is called after each sender and batch.
+    run, noise: one model on the original and on the noise prompts. ``done(rows)``: senders times examples finished.
     """
-    highest = max((head.layer for head in receivers), default=0) if receivers is not None else len(model.layers)
-    parts: dict[Head, list[Tensor]] = {head: [] for head in model.heads}
-    for batch, noise_batch in zip(examples.batches(batch_size), noise.batches(batch_size), strict=True):
-        clean, clean_logits = capture_outputs(model, batch.input_ids)
-        noise_outputs, _ = capture_outputs(model, noise_batch.input_ids)
-        original = answer_log_probability(clean_logits, batch.answers)
-        for head in model.heads:
-            change = torch.zeros_like(original)
-            if head.layer < highest:
-                source = noise_outputs[head.layer][_rows(batch), noise_batch.positions[position], head.index]
-                logits = _path_patch(model, batch, clean, head, batch.positions[position], source, receivers, via)
-                change = torch.expm1(answer_log_probability(logits, batch.answers) - original)
-            parts[head].append(change)
-            done(head, len(batch))
-    return {head: torch.cat(changes) for head, changes in parts.items()}
-
-
-def _path_patch(
-    model: PatchableModel,
-    batch: Examples,
-    clean: Sequence[Tensor],
-    sender: Head,
-    at: Tensor,
-    source: Tensor,
-    receivers: Sequence[Head] | None,
-    via: str | None,
-) -> Tensor:
-    """Logits of the patched run [N, V]. clean: outputs per layer; at: p [N]; source: the noise output [N, D]."""
-    rows = _rows(batch)
-
-    def freeze(layer: int, z: Tensor) -> Tensor:
-        if layer != sender.layer:
-            return clean[layer]
-        frozen = clean[layer].clone()
-        frozen[rows, at, sender.index] = source
-        return frozen
-
-    if receivers is None:
-        with editing_outputs(model, freeze):
-            return last_logits(model, batch.input_ids)
-
-    received: dict[int, Tensor] = {}
-
-    def read(layer: int, vectors: Tensor) -> Tensor:
-        received[layer] = vectors[rows, at]
-        return vectors
-
-    with editing_outputs(model, freeze), editing_projections(model, via, read):
-        last_logits(model, batch.input_ids)
-
-    def replace(layer: int, vectors: Tensor) -> Tensor:
-        slots = [model.slot(head, via) for head in receivers if head.layer == layer]
-        if slots:
-            vectors = vectors.clone()
-            vectors[rows[:, None], at[:, None], slots] = received[layer][:, slots]
-        return vectors
-
-    with editing_projections(model, via, replace):
-        return last_logits(model, batch.input_ids)
-
-
-def _rows(batch: Examples) -> Tensor:
-    return torch.arange(len(batch))
+    heads, into = run.model.heads, None if receivers is None else tuple(receivers)
+    original, patched = run.evaluate([PathPatch(head, position, into, via) for head in heads], noise, done)
+    changes = torch.expm1(patched.log_probability - original.log_probability)
+    return dict(zip(heads, changes, strict=True))
 
 
 def score_table(model_name: str, group: str, changes: Mapping[Head, Tensor]) -> pd.DataFrame:

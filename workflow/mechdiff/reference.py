@@ -1,34 +1,169 @@
-"""The plain engine: whole forward passes with hooks. Every faster one is held to this.
+"""The plain way to do what the engine does: one whole forward pass, with hooks, for every edit and all its layers.
 
-Hooks live in context managers only, so a model is never left edited. Axes: N examples, T tokens, H heads (or, for k and
-v, key/value heads), D dimensions of a head. Edits receive and return tensors [N, T, H, D].
+Nothing here is shared, cached or skipped; the engine is held to it, in tests and benchmarks, for every kind of edit.
+Axes: N examples, T tokens, H heads, d dimensions of a head, V words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mechdiff.engine.edits import Block, Edit, Keep, Mix, Part, PathPatch, Replace
+from mechdiff.engine.outcome import Outcome, joined
+from mechdiff.examples import Examples
+from mechdiff.heads import Head
+from mechdiff.hooks import editing_outputs, editing_projections, last_logits
 from mechdiff.models import PatchableModel
 
-Edit = Callable[[int, Tensor], Tensor]
+Kept = dict[Part, list[Tensor]]  # per layer [N, T, H, d]
+
+
+@dataclass(frozen=True)
+class PlainRun:
+    """A model on prompts, nothing patched; a source may be another one. The same call as the engine's Run."""
+
+    model: PatchableModel
+    examples: Examples
+    batch_size: int = 100
+
+    def evaluate(
+        self,
+        edits: Sequence[Edit],
+        source: PlainRun | Tensor | None = None,
+        done: Callable[[int], None] = lambda rows: None,
+    ) -> tuple[Outcome, Outcome]:
+        """Outcomes of the base run [N] and of every edit made to it [E, N]; source as for the engine."""
+        parts = []
+        for start in range(0, len(self.examples), self.batch_size):
+            some = slice(start, start + self.batch_size)
+            batch = self.examples.take(some)
+            theirs = source.examples.take(some) if isinstance(source, PlainRun) else None
+            clean, clean_logits = everything(self.model, batch.input_ids)
+            taken = source if theirs is None else everything(source.model, theirs.input_ids)[0]
+            base = clean_logits
+            if edits and all(isinstance(edit, Keep) for edit in edits):
+                base = _logits_edited(self.model, batch, theirs, Keep(frozenset()), clean, taken, clean_logits)
+            found = [_outcome(base, batch.answers)]
+            for edit in edits:
+                logits = _logits_edited(self.model, batch, theirs, edit, clean, taken, clean_logits)
+                found.append(_outcome(logits, batch.answers))
+                done(len(batch))
+            parts.append(joined([one.map(lambda x: x[None]) for one in found], 0))
+        outcome = joined(parts, 1)
+        return outcome.map(lambda x: x[0]), outcome.map(lambda x: x[1:])
+
+
+def everything(model: PatchableModel, input_ids: Tensor) -> tuple[Kept, Tensor]:
+    """Outputs, queries, keys and values of every head in a run with nothing patched, and its last logits [N, V]."""
+    kept: Kept = {part: [] for part in Part}
+
+    def keep(part: Part):
+        def edit(layer: int, x: Tensor) -> Tensor:
+            kept[part].append(x)
+            return x
+
+        return edit
+
+    with ExitStack() as hooks:
+        hooks.enter_context(editing_outputs(model, keep(Part.OUTPUT)))
+        for part in (Part.QUERY, Part.KEY, Part.VALUE):
+            hooks.enter_context(editing_projections(model, part, keep(part)))
+        return kept, last_logits(model, input_ids)
+
+
+def _outcome(logits: Tensor, answers: Tensor) -> Outcome:
+    logit = logits.gather(1, answers[:, None])[:, 0]
+    log_probability = logits.double().log_softmax(-1).gather(1, answers[:, None])[:, 0]
+    return Outcome(logit, log_probability, logits.argmax(-1))
+
+
+def _logits_edited(
+    model: PatchableModel,
+    batch: Examples,
+    theirs: Examples | None,
+    edit: Edit,
+    clean: Kept,
+    source: Kept | Tensor | None,
+    clean_logits: Tensor,
+) -> Tensor:
+    """Logits [N, V] of one edit. theirs: the source's prompts; source: what was kept of it, or means [L, T, H, d]."""
+    match edit:
+        case Replace():
+            with _replacing(model, batch, theirs, edit, source):
+                return last_logits(model, batch.input_ids)
+        case Keep():
+            keep = torch.zeros(len(model.layers), *batch.input_ids.shape, model.heads_per_layer, 1, dtype=torch.bool)
+            for head, position in edit.nodes:
+                keep[head.layer, _rows(batch), batch.positions[position], head.index] = True
+            with editing_outputs(model, lambda layer, z: torch.where(keep[layer], z, source[layer])):
+                return last_logits(model, batch.input_ids)
+        case Mix():
+            with editing_outputs(model, lambda layer, z: _mixed(layer, z, batch, theirs, edit, source)):
+                return last_logits(model, batch.input_ids)
+        case Block():
+            with _blocking(model, batch, edit):
+                return last_logits(model, batch.input_ids)
+        case PathPatch():
+            return _path_patched(model, batch, theirs, edit, clean, source, clean_logits)
+
+
+def _rows(batch: Examples) -> Tensor:
+    return torch.arange(len(batch))
 
 
 @contextmanager
-def editing_outputs(model: PatchableModel, edit: Edit) -> Iterator[None]:
-    """While open, ``edit(layer, z)`` stands in for the heads' outputs z, that is, for what enters ``o_proj``."""
+def _replacing(
+    model: PatchableModel, batch: Examples, theirs: Examples | None, edit: Replace, source: Kept | Tensor
+) -> Iterator[None]:
+    def replacing(part: Part):
+        def replace(layer: int, x: Tensor) -> Tensor:
+            x = x.clone()
+            for head, position in edit.nodes:
+                if head.layer == layer:
+                    slot, at = model.slot(head, part), batch.positions[position]
+                    if isinstance(source, Tensor):
+                        x[_rows(batch), at, slot] = source[layer, at, slot]
+                    else:
+                        x[_rows(batch), at, slot] = source[part][layer][_rows(batch), theirs.positions[position], slot]
+            return x
 
-    def hook_for(layer: int):
-        def hook(module, args):
-            z = args[0].unflatten(-1, (-1, model.head_dim))
-            return (edit(layer, z).flatten(-2), *args[1:])
+        return replace
 
-        return hook
+    with ExitStack() as hooks:
+        for part in edit.parts:
+            editing = editing_outputs(model, replacing(part))
+            if part is not Part.OUTPUT:
+                editing = editing_projections(model, part, replacing(part))
+            hooks.enter_context(editing)
+        yield
 
-    handles = [model.output(i).register_forward_pre_hook(hook_for(i)) for i in range(len(model.layers))]
+
+def _mixed(layer: int, z: Tensor, batch: Examples, theirs: Examples, edit: Mix, source: Kept) -> Tensor:
+    z, rows, at = z.clone(), _rows(batch), batch.positions[edit.position]
+    for head, own in zip(edit.heads, edit.own, strict=True):
+        if head.layer == layer:
+            other = source[Part.OUTPUT][layer][rows, theirs.positions[edit.position], head.index]
+            z[rows, at, head.index] = own * z[rows, at, head.index] + (1 - own) * other
+    return z
+
+
+@contextmanager
+def _blocking(model: PatchableModel, batch: Examples, edit: Block) -> Iterator[None]:
+    """While open, attention from the first layer up gets a mask without the edge."""
+    n, tokens = batch.input_ids.shape
+    seen = torch.ones(tokens, tokens, dtype=torch.bool).tril().repeat(n, 1, 1, 1)  # [N, 1, T, T]
+    seen[_rows(batch), 0, batch.positions[edit.query], batch.positions[edit.key]] = False
+
+    def mask(module, args, kwargs):
+        return args, kwargs | {"attention_mask": seen}
+
+    layers = model.layers[edit.first_layer :]
+    handles = [layer.self_attn.register_forward_pre_hook(mask, with_kwargs=True) for layer in layers]
     try:
         yield
     finally:
@@ -36,67 +171,51 @@ def editing_outputs(model: PatchableModel, edit: Edit) -> Iterator[None]:
             handle.remove()
 
 
-@contextmanager
-def editing_projections(model: PatchableModel, via: str, edit: Edit) -> Iterator[None]:
-    """While open, ``edit(layer, x)`` stands in for the query, key or value vectors x (``via`` = q, k, v)."""
+def _path_patched(
+    model: PatchableModel,
+    batch: Examples,
+    theirs: Examples,
+    edit: PathPatch,
+    clean: Kept,
+    source: Kept,
+    clean_logits: Tensor,
+) -> Tensor:
+    """Section 3 of the definition: two passes, the first with every other head frozen."""
+    sender, rows, at = edit.sender, _rows(batch), batch.positions[edit.position]
+    if edit.receivers is not None and sender.layer >= max((h.layer for h in edit.receivers), default=0):
+        return clean_logits  # it cannot reach them
 
-    def hook_for(layer: int):
-        def hook(module, args, result):
-            return edit(layer, result.unflatten(-1, (-1, model.head_dim))).flatten(-2)
+    def freeze(layer: int, z: Tensor) -> Tensor:
+        frozen = clean[Part.OUTPUT][layer]
+        if layer == sender.layer:
+            frozen = frozen.clone()
+            noise = source[Part.OUTPUT][layer][rows, theirs.positions[edit.position], sender.index]
+            frozen[rows, at, sender.index] = noise
+        return frozen
 
-        return hook
+    if edit.receivers is None:
+        with editing_outputs(model, freeze):
+            return last_logits(model, batch.input_ids)
 
-    layers = range(len(model.layers))
-    handles = [model.projection(i, via).register_forward_hook(hook_for(i)) for i in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    received: dict[int, Tensor] = {}
 
+    def read(layer: int, vectors: Tensor) -> Tensor:
+        received[layer] = vectors[rows, at]
+        return vectors
 
-@torch.no_grad()
-def last_logits(model: PatchableModel, input_ids: Tensor) -> Tensor:
-    """Logits of the next token [N, V] for prompts [N, T]."""
-    return model.network(input_ids=input_ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+    with editing_outputs(model, freeze), editing_projections(model, edit.via, read):
+        last_logits(model, batch.input_ids)
 
+    def replace(layer: int, vectors: Tensor) -> Tensor:
+        slots = _slots(model, edit.receivers, edit.via, layer)
+        if slots:
+            vectors = vectors.clone()
+            vectors[rows[:, None], at[:, None], slots] = received[layer][:, slots]
+        return vectors
 
-@torch.no_grad()
-def capture_outputs(model: PatchableModel, input_ids: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Every head's output, per layer [N, T, H, D], and the last token's logits [N, V] of a run with nothing patched."""
-    outputs: list[Tensor] = []
-
-    def keep(layer: int, z: Tensor) -> Tensor:
-        outputs.append(z)
-        return z
-
-    with editing_outputs(model, keep):
-        logits = last_logits(model, input_ids)
-    return outputs, logits
-
-
-def answer_log_probability(logits: Tensor, answers: Tensor) -> Tensor:
-    """log p(answer) [N] in float64 from logits [N, V] and answers [N]."""
-    return logits.double().log_softmax(-1).gather(1, answers[:, None])[:, 0]
-
-
-def null_patch_difference(model: PatchableModel, input_ids: Tensor) -> list[float]:
-    """Largest change of any logit when a layer's clean outputs are patched into its clean run, layer by layer.
-
-    Exactly 0 where a run can be repeated; anything else is a reason to stop.
-    """
-    outputs, clean = capture_outputs(model, input_ids)
-    return _differences(model, input_ids, clean, lambda layer, z: outputs[layer])
+    with editing_projections(model, edit.via, replace):
+        return last_logits(model, batch.input_ids)
 
 
-def zero_patch_difference(model: PatchableModel, input_ids: Tensor) -> list[float]:
-    """Largest change of any logit when a layer's outputs are set to zero, layer by layer; 0: edits do not arrive."""
-    return _differences(model, input_ids, last_logits(model, input_ids), lambda layer, z: torch.zeros_like(z))
-
-
-def _differences(model: PatchableModel, input_ids: Tensor, clean: Tensor, edit: Edit) -> list[float]:
-    differences = []
-    for patched in range(len(model.layers)):
-        with editing_outputs(model, lambda layer, z, patched=patched: edit(layer, z) if layer == patched else z):
-            differences.append((last_logits(model, input_ids) - clean).abs().max().item())
-    return differences
+def _slots(model: PatchableModel, heads: Sequence[Head], via: Part, layer: int) -> list[int]:
+    return [model.slot(head, via) for head in heads if head.layer == layer]

@@ -17,7 +17,7 @@ rule path_patching:
         position=lambda w: step(w)["position"],
         via=lambda w: step(w)["via"],
         receivers=receiver_count,
-        batch_size=config["batch_size"],
+        memory=config["memory"],
         code=code("path_patching"),
     message:
         "{wildcards.model}: path patching, group {wildcards.group}"
@@ -65,7 +65,7 @@ rule minimality:
         adapter_on=adapter_on,
         fraction=config["minimality"]["fraction"],
         threshold=lambda w: configuration.threshold_for(config, w.model),
-        batch_size=config["batch_size"],
+        memory=config["memory"],
         code=code("minimality"),
     message:
         "{wildcards.model}: minimality"

@@ -17,7 +17,7 @@ rule evaluate_circuit:
         adapter_on=adapter_on,
         random_circuits=config["evaluation"]["random_circuits"],
         seed=config["seed"],
-        batch_size=config["batch_size"],
+        memory=config["memory"],
         code=code("evaluate_circuit"),
     message:
         "Circuit of {wildcards.circuit} in {wildcards.model}"

@@ -14,7 +14,7 @@ rule check_model:
         path=model_path,
         adapter_on=adapter_on,
         tolerance=config["null_patch_tolerance"],
-        batch_size=config["batch_size"],
+        memory=config["memory"],
         code=code("check_model"),
     message:
         "{wildcards.model}: check shape, tokenizer and null patch"
@@ -37,7 +37,7 @@ rule mean_activations:
     params:
         path=model_path,
         adapter_on=adapter_on,
-        batch_size=config["batch_size"],
+        memory=config["memory"],
         code=code("mean_activations"),
     message:
         "{wildcards.model}: mean activations"

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors.torch import load_file
 
-from mechdiff.evaluation import circuit_correct, model_correct, random_circuit
+from mechdiff.engine.run import Run
+from mechdiff.evaluation import circuits_correct, model_correct, random_circuit
 from mechdiff.examples import clean_examples
 from mechdiff.heads import Circuit
 from mechdiff.models import open_model
@@ -21,16 +22,15 @@ if __name__ == "__main__":
     with job(snakemake):
         p, w = snakemake.params, snakemake.wildcards
         table = pd.read_parquet(snakemake.input.evaluation)
-        examples, means = clean_examples(table), load_file(snakemake.input.means)["means"]
+        means = load_file(snakemake.input.means)["means"]
         circuit, model = Circuit.read(snakemake.input.circuit), open_model(w.model, p.path, p.adapter_on)
+        run = Run(model, clean_examples(table), p.memory)
         rng = stream(p.seed, "random circuits", w.circuit)
-        circuits = [("circuit", 0, circuit)]
-        circuits += [("random", draw, random_circuit(model, circuit, rng)) for draw in range(p.random_circuits)]
-        found = [("model", 0, model_correct(model, examples, p.batch_size))]
-        with progress(f"{w.model}: circuit of {w.circuit}", len(circuits), "circuits") as bar:
-            for condition, draw, each in circuits:
-                found.append((condition, draw, circuit_correct(model, examples, means, each, p.batch_size)))
-                bar.update()
+        circuits = [circuit, *(random_circuit(model, circuit, rng) for _ in range(p.random_circuits))]
+        with progress(f"{w.model}: circuit of {w.circuit}", len(circuits) * len(table), "rows") as bar:
+            right = circuits_correct(run, means, circuits, bar.update)
+        found = [("model", 0, model_correct(run)), ("circuit", 0, right[0])]
+        found += [("random", draw, each) for draw, each in enumerate(right[1:])]
         rows = pd.DataFrame({"scene_id": table["scene_id"], "example": range(len(table))})
         parts = [rows.assign(condition=condition, draw=draw, correct=correct) for condition, draw, correct in found]
         pd.concat(parts).to_parquet(snakemake.output.correct, index=False)

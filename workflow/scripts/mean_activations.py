@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors.torch import save_file
 
-from mechdiff.evaluation import mean_outputs
+from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples
 from mechdiff.models import open_model
 from mechdiff.provenance import job
@@ -18,4 +18,4 @@ if __name__ == "__main__":
     with job(snakemake):
         model = open_model(snakemake.wildcards.model, snakemake.params.path, snakemake.params.adapter_on)
         examples = clean_examples(pd.read_parquet(snakemake.input.means))
-        save_file({"means": mean_outputs(model, examples, snakemake.params.batch_size)}, snakemake.output.means)
+        save_file({"means": Run(model, examples, snakemake.params.memory).mean_outputs()}, snakemake.output.means)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors.torch import load_file
 
+from mechdiff.engine.run import Run
 from mechdiff.evaluation import count_correct
 from mechdiff.examples import clean_examples
 from mechdiff.heads import Circuit
@@ -23,14 +24,15 @@ if __name__ == "__main__":
         examples = clean_examples(pd.read_parquet(snakemake.input.minimality))
         candidates = Circuit.read(snakemake.input.candidates)
         means = load_file(snakemake.input.means)["means"]
-        model = open_model(name, p.path, p.adapter_on)
+        run = Run(open_model(name, p.path, p.adapter_on), examples, p.memory)
         sizes = [len(group.heads) for group in candidates.groups]
-        with progress(f"{name}: minimality", sum(k * (k + 1) // 2 + 2 * k for k in sizes), "circuits") as bar:
+        most = sum(k * (k + 1) // 2 + 2 * k for k in sizes) * len(examples)  # circuits asked for twice are run once
+        with progress(f"{name}: minimality", most, "rows") as bar:
             counts: dict[Circuit, int] = {}
 
             def evaluate(group: str, circuits: list[Circuit]) -> dict[Circuit, int]:
                 bar.set_postfix_str(f"group {group}", refresh=False)
-                return count_correct(model, examples, means, circuits, p.batch_size, counts, bar.update)
+                return count_correct(run, means, circuits, counts, bar.update)
 
             pairs, scores, circuit = minimality(candidates, evaluate, len(examples), p.fraction, p.threshold)
         pairs.to_parquet(snakemake.output.pairs, index=False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+
 def causal(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
     """Heads' outputs [n, T, H, d] over whole prompts."""
     z = functional.scaled_dot_product_attention(
@@ -35,13 +36,14 @@ def folded(
     """
     n, heads, rows, queries, d = q.shape
     groups, context = k.shape[1], context_k.shape[2]
-    q = q.reshape(n, groups, -1, d)  # [n, K, G * R * Q, d]
     shape = (n, groups, heads // groups, rows, queries)
+    folds = heads // groups * rows * queries
+    q = q.reshape(n, groups, folds, d)
     own = torch.einsum("nkgrqd,nkrsd->nkgrqs", q.view(*shape, d), k)
     scores = torch.cat([(q @ context_k.transpose(-1, -2)).view(*shape, context), own], -1).float() * scaling
     if visible is not None:
         scores = scores.masked_fill(~visible[:, None, None, None], -torch.inf)
     weights = scores.softmax(-1).to(q.dtype)
-    past = weights[..., :context].reshape(n, groups, -1, context) @ context_v
+    past = weights[..., :context].reshape(n, groups, folds, context) @ context_v
     z = past.view(*shape, d) + torch.einsum("nkgrqs,nkrsd->nkgrqd", weights[..., context:], v)
     return z.permute(0, 3, 4, 1, 2, 5).reshape(n, rows * queries, heads, d)

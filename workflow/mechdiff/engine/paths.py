@@ -37,7 +37,9 @@ class Paths:
         self.named = [self.position]
         layers = len(model.layers) if self.receivers is None else max((h.layer for h in self.receivers), default=0)
         self.highest = layers
-        self.does = [[(layer >= head.layer) * (i + 1) for layer in range(layers)] for i, head in enumerate(self.senders)]
+        self.does = [
+            [(layer >= head.layer) * (i + 1) for layer in range(layers)] for i, head in enumerate(self.senders)
+        ]
 
     def layouts(self, examples: Examples) -> Iterator[Layout]:
         return suffixes(examples, self.named)
@@ -70,7 +72,9 @@ class OpenPaths:
     def streams(self, edits: Sequence[int]) -> tuple[Tensor | None, Sequence[int]]:
         """The final token's stream [n, R, D] of these edits' rows, and for each edit its row plus 1 (0: the base run)."""
         paths = self.paths
-        reaching = sorted((e for e in edits if paths.senders[e].layer < paths.highest), key=lambda e: paths.senders[e].layer)
+        reaching = sorted(
+            (e for e in edits if paths.senders[e].layer < paths.highest), key=lambda e: paths.senders[e].layer
+        )
         if paths.receivers is None and self.slot != -1:
             reaching = []  # with every head frozen nothing reaches the final token from another
         place = {e: row for row, e in enumerate(reaching, start=1)}
@@ -89,7 +93,9 @@ class OpenPaths:
 class Frozen:
     """One token of every sender so far, the heads of all layers frozen: stream [n, R, D] entering the next layer."""
 
-    def __init__(self, model: PatchableModel, streams: Sequence[Tensor], clean: Sequence[Tensor], source: Sequence[Tensor]):
+    def __init__(
+        self, model: PatchableModel, streams: Sequence[Tensor], clean: Sequence[Tensor], source: Sequence[Tensor]
+    ):
         """streams [n, D] entering each layer, clean and source outputs [n, H, d] of each layer, at the senders' token."""
         self.model, self.streams, self.clean, self.source = model, streams, clean, source
         self.stream: Tensor | None = None
@@ -117,7 +123,9 @@ def into_logits(frozen: Frozen, senders: Sequence[Head]) -> Tensor:
     return frozen.stream
 
 
-def into_receivers(frozen: Frozen, cone: Cone, slot: int, senders: Sequence[Head], receivers: Sequence[Head], via: Part) -> Tensor:
+def into_receivers(
+    frozen: Frozen, cone: Cone, slot: int, senders: Sequence[Head], receivers: Sequence[Head], via: Part
+) -> Tensor:
     """The same for receivers whose ``via`` vectors change at one live token; slot: counted from the final one."""
     model = cone.model
     slots: dict[int, list[int]] = {}

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mechdiff.engine.capture import Wanted, capture
 from mechdiff.engine.chunk import Chunk, Layout, Source
-from mechdiff.engine.edits import Block, Edit, Keep, Mix, PathPatch, Replace
+from mechdiff.engine.edits import Block, Edit, Keep, Mix, Part, PathPatch, Replace
 from mechdiff.engine.knockout import Knockouts
 from mechdiff.engine.memory import Fit, Memory
 from mechdiff.engine.outcome import Outcome, joined, read_outcome
@@ -70,6 +71,21 @@ class Run:
         outcome = joined(parts, 1)
         examples, rows = torch.cat(members).argsort(), 1 + torch.tensor(order, dtype=torch.int64).argsort()
         return outcome.map(lambda x: x[0, examples]), outcome.map(lambda x: x[rows][:, examples])
+
+    def mean_outputs(self) -> Tensor:
+        """Mean output of each head at each absolute position [L, T, H, d], summed in float64 and kept in float32."""
+        length, device = self.examples.input_ids.shape[1], self.model.weight.device
+        everywhere = torch.arange(length)
+        memory = Memory.of(self.model, self.memory)
+        held = Wanted(read=everywhere[None]).bytes(self.model, length)
+        fit = memory.fit(len(self.examples), 1, length, length, held, scores=0, deep=1)
+        total: Tensor | int = 0
+        for batch in self.examples.batches(fit.examples):
+            wanted = Wanted(read=everywhere.expand(len(batch), -1))
+            with torch.no_grad():
+                kept = capture(self.model, batch.input_ids.to(device), wanted).parts[Part.OUTPUT]
+            total = total + torch.stack([z.double().sum(0) for z in kept]).cpu()
+        return (total / len(self.examples)).float()
 
     def _fit(self, memory: Memory, kind: Kind, layout: Layout, edits: int) -> Fit:
         prompt, live = self.examples.input_ids.shape[1], layout.live.shape[1]

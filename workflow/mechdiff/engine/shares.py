@@ -146,7 +146,8 @@ class OpenShares:
                 if -x.shape[2] <= slot < 0 and self.shares.touched[part][owners, layer, place].any():
                     own = self.shares.shares[part][owners, layer, place]  # [R, H or K]
                     source = self.source[part][layer][:, None, place]
-                    x[:, :, slot] = torch.lerp(source, x[:, :, slot], own[None, :, :, None])
+                    mine = x[:, :, slot].clone()  # a gradient needs it as it was
+                    x[:, :, slot] = torch.lerp(source, mine, own[None, :, :, None])
             return x
 
         def vectors(layer: int, *x: Tensor) -> tuple[Tensor, ...]:
