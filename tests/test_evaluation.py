@@ -89,7 +89,7 @@ def test_means_are_per_head_and_absolute_position_and_do_not_depend_on_how_much_
     outputs, _ = capture_outputs(model, scenes.input_ids)
     expected = torch.stack([z.double().mean(0) for z in outputs]).float()
     torch.testing.assert_close(Run(model, scenes, 10**9).mean_outputs(), expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(Run(model, scenes, 200_000).mean_outputs(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(Run(model, scenes, 400_000).mean_outputs(), expected, atol=1e-6, rtol=0)
 
 
 def test_a_circuit_is_evaluated_once_however_often_it_is_asked_for(scenes):

@@ -73,4 +73,4 @@ def test_edits_that_do_not_arrive_are_found(base, prompts):
     run = Run(model, clean_examples(prompts), 10**9)
     assert min(zero_patch_differences(run)) > 1e-4
     model.layers[1].self_attn.o_proj.weight.zero_()
-    assert zero_patch_differences(run)[1] == 0
+    assert zero_patch_differences(run)[1] < 1e-5

@@ -12,8 +12,8 @@ from mechdiff.family.fine_tune import answer_batch, arithmetic_tokens, fine_tune
 from mechdiff.family.organism import build_network, planted_heads, soften, train_base, weaken
 from mechdiff.family.scenes import SceneStream
 from mechdiff.family.training import learning_rate
-from mechdiff.models import open_model
 from mechdiff.hooks import capture_outputs, editing_outputs, last_logits
+from mechdiff.models import open_model
 from micro import ROOT
 
 SHIPPED = ROOT / "resources" / "models"

@@ -22,8 +22,8 @@ from mechdiff.engine.run import Run
 from mechdiff.errors import InputError
 from mechdiff.examples import clean_examples
 from mechdiff.heads import Position
-from mechdiff.models import open_model
 from mechdiff.hooks import last_logits
+from mechdiff.models import open_model
 
 PROMPTS = 32  # that the last three are tried on
 

@@ -8,6 +8,7 @@ what enters ``o_proj``; its query and value vectors are its slices of what leave
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from warnings import catch_warnings, simplefilter
@@ -19,7 +20,6 @@ from transformers import AttentionInterface
 from mechdiff.checkpoints import ADAPTER, WEIGHTS
 from mechdiff.errors import InputError
 from mechdiff.heads import Head, all_heads
-
 
 # (queries [n, H, tokens, d], keys, values [n, K, tokens, d], scaling) -> heads' outputs [n, tokens, H, d]
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -74,8 +74,8 @@ class PatchableModel:
         return head.index * self.values_per_layer // self.heads_per_layer
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """The residual stream entering layer 0 [n, T, D] for prompts [n, T]."""
-        return self.network.model.embed_tokens(input_ids)
+        """The residual stream entering layer 0 [n, T, D], float32, for prompts [n, T]."""
+        return self.network.model.embed_tokens(input_ids).float()
 
     def rotations(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rotary position code [n, S, d] for token places [n, S]."""
@@ -87,7 +87,8 @@ class PatchableModel:
         own = config._attn_implementation
         config._attn_implementation = ATTENTION
         try:
-            return self.layers[layer](stream, position_embeddings=rotations, attend=attend)
+            with self._own_products():
+                return self.layers[layer](stream, position_embeddings=rotations, attend=attend)
         finally:
             config._attn_implementation = own
 
@@ -96,13 +97,30 @@ class PatchableModel:
         block = self.layers[layer]
         block.self_attn.forward = lambda *args, **kwargs: (attention, None)
         try:
-            return block(stream)
+            with self._own_products():
+                return block(stream)
         finally:
             del block.self_attn.forward
 
+    def output_of(self, layer: int, z: Tensor) -> Tensor:
+        """What attention adds to the stream [n, S, D] for heads' outputs [n, S, H, d]."""
+        with self._own_products():
+            return self.output(layer)(z.flatten(-2))
+
     def unembed(self, stream: Tensor) -> Tensor:
-        """Logits [..., V] of the stream [..., D] after the last layer."""
-        return self.network.lm_head(self.network.model.norm(stream))
+        """Logits [..., V], float32, of the stream [..., D] after the last layer."""
+        head = self.network.lm_head
+        exact = {name: parameter.float() for name, parameter in head.named_parameters()}
+        return torch.func.functional_call(head, exact, (self.network.model.norm(stream),))
+
+    def _own_products(self) -> AbstractContextManager:
+        """Matrix products in the weights' type of numbers, over a stream that stays float32.
+
+        In bfloat16 a patch would otherwise be rounded away where it is added to a larger stream.
+        """
+        if self.weight.dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast(self.weight.device.type, dtype=self.weight.dtype)
 
 
 def open_model(name: str, path: str | Path, base: str | Path | None = None) -> PatchableModel:

@@ -40,16 +40,17 @@ class Wanted:
         """What one example of ``prompt`` tokens holds when captured."""
         layers = len(model.layers)
         width, head, above = model.width, model.head_dim, layers - self.first
-        numbers = width
+        stream = numbers = 0
         if self.live is not None:
-            numbers += above * self.live.shape[1] * width
+            stream += above * self.live.shape[1]
         if self.context:
             numbers += above * 2 * prompt * model.values_per_layer * head
         if self.read is not None:
-            run = layers if self.until is None else self.until
+            places = (layers if self.until is None else self.until) * self.read.shape[1]
             heads = sum(model.heads_per_layer if p in "output q" else model.values_per_layer for p in self.parts)
-            numbers += run * self.read.shape[1] * (heads * head + self.entering * width)
-        return numbers * model.weight.itemsize
+            numbers += places * heads * head
+            stream += places * self.entering
+        return (stream + 1) * width * 4 + numbers * model.weight.itemsize  # the stream is float32
 
 
 @dataclass

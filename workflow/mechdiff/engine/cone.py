@@ -32,7 +32,7 @@ def nothing(layer: int, *x: Tensor):
     return x if len(x) > 1 else x[0]
 
 
-class _Found(Exception):
+class _FoundError(Exception):
     """Carries vectors out of a layer whose rest is not wanted."""
 
 
@@ -62,7 +62,7 @@ class Cone:
         self, layer: int, stream: Tensor, edit_vectors: EditVectors = nothing, edit_outputs: EditOutputs = nothing
     ) -> Tensor:
         """The stream [n, R, S, D] after one more layer; [n, R, 1, D], the final token, after the last one."""
-        n, rows, live, _ = stream.shape
+        rows, live = stream.shape[1:3]
         earlier, queries = None, slice(None)
         if layer == len(self.model.layers) - 1 and live > 1:
             earlier = self.vectors(layer, stream[:, :, :-1], slice(None, -1))
@@ -86,11 +86,11 @@ class Cone:
         rows = stream.shape[1]
 
         def attend(*found):
-            raise _Found(*found[:3])
+            raise _FoundError(*found[:3])
 
         try:
             self.model.run_layer(layer, stream.flatten(1, 2), self._rotations(rows, tokens), attend)
-        except _Found as found:
+        except _FoundError as found:
             return tuple(x.unflatten(2, (rows, -1)) for x in found.args)
         raise RuntimeError(f"layer {layer} does not call its attention function")
 

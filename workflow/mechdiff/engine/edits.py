@@ -30,7 +30,7 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Replace:
-    """These nodes take their parts from the source; all else follows from that. Grouped heads share a key and a value."""
+    """These nodes take their parts from the source; the rest follows. Grouped heads share a key and a value."""
 
     nodes: frozenset[Node]
     parts: frozenset[Part] = frozenset({Part.OUTPUT})

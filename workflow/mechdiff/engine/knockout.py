@@ -51,6 +51,6 @@ class OpenKnockouts:
         self.cone = Cone(chunk.model, self.base, chunk.live, blocked)
 
     def streams(self, edits: Sequence[int]) -> tuple[Tensor | None, Sequence[int]]:
-        """The final token's stream [n, R, D] of these edits' rows, and for each edit its row plus 1 (0: the base run)."""
+        """The final token's stream [n, R, D] of these edits' rows; for each edit its row plus 1 (0: the base run)."""
         rows = branch([self.knockouts.does[e] for e in edits], self.knockouts.nothing)
         return walk(self.cone, rows), rows.final

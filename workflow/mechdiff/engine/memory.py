@@ -7,7 +7,7 @@ worst moment are counted. What the engine itself holds is known and added.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from mechdiff.models import PatchableModel
 # More tokens at once do not make matrix products faster on a CPU, and larger temporaries make everything slower.
 CPU_TOKENS = 1024
 WEIGHED_TOKENS = 64
+SCORE_BYTES = 24  # a token's attention score to another, as made, joined, in float32, masked, as a weight
 MARGIN = 1.15  # allocators round up
 
 
@@ -70,49 +71,91 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Need:
+    """What examples of one layout hold [bytes]: each example once captured, each of its prompt's tokens while it is
+    captured, each row of edits, and each row of logits. examples, rows: how many there are; tokens: of a row."""
+
+    examples: int
+    rows: int
+    tokens: int
+    captured: int
+    prompt: int
+    row: int
+    logits: int
+
+    def bytes(self, examples: int, rows: int) -> int:
+        """At once, for some examples and rows of each whose tensors are let go as soon as they can be."""
+        return examples * self.captured + max(examples * self.prompt, examples * rows * self.row, self.logits)
+
+
+@dataclass(frozen=True)
 class Memory:
     """A model's needs against a budget [bytes], the weights not counted.
 
-    token: what one token in a layer holds at the worst moment; logits: the same for one row of logits.
+    token: what one token in a layer holds at the worst moment, or with ``learned`` until gradients are taken; head:
+    what the unembedding holds beside its weights; logits: one row of logits, as made and on the way to a sum.
     """
 
+    model: PatchableModel
     budget: int
-    device: torch.device
+    learned: bool
     token: int
+    head: int
     logits: int
 
     @classmethod
-    def of(cls, model: PatchableModel, budget: int) -> Memory:
-        """Weigh a model's layer and its unembedding."""
+    def of(cls, model: PatchableModel, budget: int, learned: bool = False) -> Memory:
+        """Weigh a model's layer; learned: with the gradient of what enters it."""
         weight = model.weight
-        stream = weight.new_zeros(1, WEIGHED_TOKENS, model.width)
+        stream = torch.zeros(1, WEIGHED_TOKENS, model.width, device=weight.device, requires_grad=learned)
         rotations = model.rotations(torch.arange(WEIGHED_TOKENS, device=weight.device)[None])
-        with torch.no_grad():
-            layer = peak_bytes(lambda: model.run_layer(0, stream, rotations, causal))
-        # Beside what the layer makes: the stream entering it, and that of the layer below while rows are gathered.
-        held = layer / WEIGHED_TOKENS + 8 * model.width * weight.itemsize
-        logits = weight.shape[0] * (2 * weight.itemsize + 12)  # as made, in float32, a copy less its maximum, its exp
-        return cls(budget, weight.device, int(MARGIN * held), logits)
 
-    def fit(self, examples: int, rows: int, tokens: int, prompt: int, held: int, scores: int, deep: int) -> Fit:
+        def layer() -> None:
+            after = model.run_layer(0, stream, rotations, causal)
+            if learned:
+                torch.autograd.grad(after.sum(), stream)
+
+        with torch.set_grad_enabled(learned):
+            weighed = peak_bytes(layer) / WEIGHED_TOKENS
+        # Beside what the layer makes: the stream entering it, and that of the layer below while rows are gathered.
+        token = int(MARGIN * (weighed + 8 * model.width * 4))
+        head = 0 if weight.dtype is torch.float32 else weight.numel() * 4  # a copy in float32
+        return cls(model, budget, learned, token, head, logits=weight.shape[0] * 16)
+
+    def need(self, examples: int, rows: int, tokens: int, prompt: int, captured: int) -> Need:
+        """For examples of ``prompt`` tokens that hold ``captured`` bytes each, and rows of live tokens."""
+        scores = SCORE_BYTES * self.model.heads_per_layer * tokens * (prompt + tokens)
+        row = tokens * self.token + scores
+        return Need(examples, rows, tokens, captured, prompt * self.token, row, self.head + self.logits)
+
+    def fit(self, need: Need) -> Fit:
         """The most examples, and rows of each, that fit: half the budget for what is captured, half to compute in.
 
-        examples, rows: how many there are; tokens: live tokens of a row; prompt: tokens of a prompt; held: bytes that
-        a captured example holds; scores: bytes of the attention scores of one row of one example; deep: layers whose
-        tensors are held at once.
-        InputError when not even one row of one example fits, with the bytes that it would need.
+        InputError when not even one row of one example fits, with the bytes that it needs.
         """
-        row = (tokens * self.token + scores) * deep
-        needed = held + max(prompt * self.token, row, self.logits)
-        if needed > self.budget:
-            raise InputError(f"memory: {self.budget} bytes are too few, this model and prompt need {needed}")
-        most = self.budget // 2 // (row // tokens)
-        if self.device.type == "cpu":
+        self._require(need.bytes(1, 1))
+        half = self.budget // 2
+        most = half * need.tokens // need.row
+        if self.model.weight.device.type == "cpu":
             most = min(most, CPU_TOKENS)
-        n = max(1, min(examples, most // max(prompt, rows * tokens), self.budget // 2 // held))
-        return Fit(n, max(1, min(rows, most // (n * tokens), (self.budget - n * held) // (n * row))))
+        n = min(need.examples, most // max(need.prompt // self.token, need.rows * need.tokens), half // need.captured)
+        n = max(1, n)
+        left = (self.budget - n * need.captured) // (n * need.row)
+        return Fit(n, max(1, min(need.rows, most // (n * need.tokens), left)))
+
+    def fit_learned(self, needs: Sequence[Need]) -> list[Fit]:
+        """Everything at once: nothing can be let go before gradients are taken. InputError when it is too much."""
+        held, layers = 0, len(self.model.layers)
+        for need in needs:
+            held += need.examples * (need.captured + need.rows * (layers * need.row + 2 * need.logits))
+        self._require(held + max(need.examples * need.prompt for need in needs))
+        return [Fit(need.examples, need.rows) for need in needs]
+
+    def _require(self, needed: int) -> None:
+        if needed > self.budget:
+            raise InputError(f"memory: {self.budget} bytes are too few, this model and these prompts need {needed}")
 
     def logit_rows(self) -> int:
         """Rows whose logits are looked at together."""
-        most = CPU_TOKENS // 4 if self.device.type == "cpu" else CPU_TOKENS * 4
-        return max(1, min(most, self.budget // 8 // self.logits))
+        most = CPU_TOKENS // 4 if self.model.weight.device.type == "cpu" else CPU_TOKENS * 4
+        return max(1, min(most, (self.budget // 4 - self.head) // self.logits))

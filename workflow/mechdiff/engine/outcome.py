@@ -33,7 +33,7 @@ def read_outcome(model: PatchableModel, stream: Tensor, answers: Tensor, block: 
 
 
 def _read(model: PatchableModel, stream: Tensor, answers: Tensor) -> Outcome:
-    logits = model.unembed(stream).float()
+    logits = model.unembed(stream)
     highest, top = logits.detach().max(-1, keepdim=True)
     logit = logits.gather(-1, answers[:, None])
     mass = (logits - highest).exp_().sum(-1, keepdim=True)

@@ -70,7 +70,7 @@ class OpenPaths:
         self.cone = None if paths.receivers is None else Cone(chunk.model, self.base, chunk.live)
 
     def streams(self, edits: Sequence[int]) -> tuple[Tensor | None, Sequence[int]]:
-        """The final token's stream [n, R, D] of these edits' rows, and for each edit its row plus 1 (0: the base run)."""
+        """The final token's stream [n, R, D] of these edits' rows; for each edit its row plus 1 (0: the base run)."""
         paths = self.paths
         reaching = sorted(
             (e for e in edits if paths.senders[e].layer < paths.highest), key=lambda e: paths.senders[e].layer
@@ -96,7 +96,7 @@ class Frozen:
     def __init__(
         self, model: PatchableModel, streams: Sequence[Tensor], clean: Sequence[Tensor], source: Sequence[Tensor]
     ):
-        """streams [n, D] entering each layer, clean and source outputs [n, H, d] of each layer, at the senders' token."""
+        """At the senders' token, for each layer: streams [n, D] entering it, clean and source outputs [n, H, d]."""
         self.model, self.streams, self.clean, self.source = model, streams, clean, source
         self.stream: Tensor | None = None
 
@@ -107,7 +107,7 @@ class Frozen:
         z = self.clean[layer][:, None].repeat(1, 1 + len(senders), 1, 1)
         for row, head in enumerate(senders, start=1):
             z[:, row, head.index] = self.source[layer][:, head.index]
-        attention = self.model.output(layer)(z.flatten(2))  # [n, 1 + senders, D], the first with nothing patched
+        attention = self.model.output_of(layer, z)  # [n, 1 + senders, D], the first with nothing patched
         below = 0 if self.stream is None else self.stream.shape[1]
         rows = [self.streams[layer][:, None].expand(-1, len(senders), -1)]
         if self.stream is not None:

@@ -23,7 +23,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Rows:
-    """layers: one entry a layer of the model; final: for each edit its last row plus 1, or BASE if it never differed."""
+    """layers: one a layer of the model; final: each edit's last row plus 1, or BASE if it never differed."""
 
     layers: tuple[Layer, ...]
     final: tuple[int, ...]

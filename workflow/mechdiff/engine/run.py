@@ -15,7 +15,7 @@ business. The outcomes are those of whole forward passes with hooks (:mod:`mechd
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from mechdiff.engine.capture import Wanted, capture
 from mechdiff.engine.chunk import Chunk, Layout, Source
 from mechdiff.engine.edits import Block, Edit, Keep, Mix, Part, PathPatch, Replace
 from mechdiff.engine.knockout import Knockouts
-from mechdiff.engine.memory import Fit, Memory
+from mechdiff.engine.memory import Memory, Need
 from mechdiff.engine.outcome import Outcome, joined, read_outcome
 from mechdiff.engine.paths import Paths
 from mechdiff.engine.shares import Shares
@@ -33,7 +33,6 @@ from mechdiff.heads import Position
 from mechdiff.models import PatchableModel
 
 Kind = Shares | Knockouts | Paths
-SCORE_BYTES = 24  # a token's attention score to another, as made, joined, in float32, masked, as a weight
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,13 @@ class Run:
         InputError when a single example needs more than the memory; ValueError for edits of different kinds.
         """
         kind = _kind(self.model, edits or [Replace(frozenset())])
-        memory = Memory.of(self.model, self.memory)
+        memory = Memory.of(self.model, self.memory, kind.learned)
         order = sorted(range(len(edits)), key=lambda e: kind.does[e])  # those that begin alike side by side
+        layouts = list(kind.layouts(self.examples))
+        needs = [self._need(memory, kind, layout, max(1, len(edits))) for layout in layouts]
+        fits = memory.fit_learned(needs) if kind.learned else [memory.fit(need) for need in needs]
         members, parts = [], []
-        for layout in kind.layouts(self.examples):
-            fit = self._fit(memory, kind, layout, len(edits))
+        for layout, fit in zip(layouts, fits, strict=True):
             for start in range(0, len(layout.members), fit.examples):
                 some = slice(start, start + fit.examples)
                 members.append(layout.members[some])
@@ -70,15 +71,19 @@ class Run:
                 parts.append(self._outcome(kind, chunk, members[-1], order, fit.rows, memory, done))
         outcome = joined(parts, 1)
         examples, rows = torch.cat(members).argsort(), 1 + torch.tensor(order, dtype=torch.int64).argsort()
-        return outcome.map(lambda x: x[0, examples]), outcome.map(lambda x: x[rows][:, examples])
+        base, edited = outcome.map(lambda x: x[0, examples]), outcome.map(lambda x: x[rows][:, examples])
+        if kind.learned:  # a mask that cannot reach the answer has the gradient 0, not none
+            none = 0 * sum(edit.own.sum() for edit in edits if isinstance(edit, Mix)).to(edited.logit)
+            edited = replace(edited, logit=edited.logit + none, log_probability=edited.log_probability + none)
+        return base, edited
 
     def mean_outputs(self) -> Tensor:
         """Mean output of each head at each absolute position [L, T, H, d], summed in float64 and kept in float32."""
         length, device = self.examples.input_ids.shape[1], self.model.weight.device
         everywhere = torch.arange(length)
         memory = Memory.of(self.model, self.memory)
-        held = Wanted(read=everywhere[None]).bytes(self.model, length)
-        fit = memory.fit(len(self.examples), 1, length, length, held, scores=0, deep=1)
+        captured = Wanted(read=everywhere[None]).bytes(self.model, length)
+        fit = memory.fit(memory.need(len(self.examples), 1, length, length, captured))
         total: Tensor | int = 0
         for batch in self.examples.batches(fit.examples):
             wanted = Wanted(read=everywhere.expand(len(batch), -1))
@@ -87,13 +92,11 @@ class Run:
             total = total + torch.stack([z.double().sum(0) for z in kept]).cpu()
         return (total / len(self.examples)).float()
 
-    def _fit(self, memory: Memory, kind: Kind, layout: Layout, edits: int) -> Fit:
-        prompt, live = self.examples.input_ids.shape[1], layout.live.shape[1]
-        held = kind.wanted(layout).bytes(self.model, prompt) + kind.source_bytes(prompt)
-        scores = SCORE_BYTES * self.model.heads_per_layer * live * (prompt + live)
-        deep = len(self.model.layers) if kind.learned else 1  # with gradients every layer's tensors are held
-        tokens = live + isinstance(kind, Paths)  # and the frozen one
-        return memory.fit(len(layout.members), max(1, edits), tokens, prompt, held, scores, deep)
+    def _need(self, memory: Memory, kind: Kind, layout: Layout, edits: int) -> Need:
+        prompt = self.examples.input_ids.shape[1]
+        captured = kind.wanted(layout).bytes(self.model, prompt) + kind.source_bytes(prompt)
+        tokens = layout.live.shape[1] + isinstance(kind, Paths)  # and the frozen one
+        return memory.need(len(layout.members), edits, tokens, prompt, captured)
 
     def _chunk(self, members: Tensor, live: Tensor, slots: dict[Position, int], source: Run | Tensor | None) -> Chunk:
         device = self.model.weight.device
@@ -122,7 +125,10 @@ class Run:
                     found = joined([base, read_outcome(self.model, stream, answers, memory.logit_rows())], 0)
                 parts.append(found.map(lambda x, place=place: x[list(place)]))
                 done(len(some) * len(members))
-            return joined(parts, 0).map(lambda x: x.to(self.examples.input_ids.device))
+            found = joined(parts, 0)
+            if answers.device.type == "meta":  # nothing but shapes: there is no data to bring home
+                return found
+            return found.map(lambda x: x.to(self.examples.input_ids.device))
 
 
 def _kind(model: PatchableModel, edits: Sequence[Edit]) -> Kind:

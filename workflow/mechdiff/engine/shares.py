@@ -38,25 +38,26 @@ class Shares:
         self.named = [p for p in Position if p in nodes or (last and p is Position.LAST)]
         self.parts = frozenset().union(*(e.parts if isinstance(e, Replace) else {Part.OUTPUT} for e in edits))
         self.shares = {part: self._shares(edits, part) for part in self.parts}
-        self.touched = {part: (own.detach() != 1).any(-1).cpu() for part, own in self.shares.items()}  # [E, L, P]
+        self.touched = {part: (own.detach() != 1).any(-1) for part, own in self.shares.items()}  # [E, L, P]
         # What each edit does, as numbers [E, L, P, ...]. Masks that are learned stay apart, equal or not: each has its
         # own gradient.
         learned = torch.zeros(len(edits), len(model.layers), len(self.named), 1)
         for e, edit in enumerate(edits):
             if isinstance(edit, Mix):
                 learned[e, [head.layer for head in edit.heads]] = e + 1
-        own = [own.detach().float().cpu() for own in self.shares.values()]
-        self._actions = torch.cat([learned, *own], -1).numpy()
+        own = [own.detach() for own in self.shares.values()]
+        self.numbers = torch.cat([learned, *own], -1).numpy()
+        self.shares = {part: own.to(model.weight) for part, own in self.shares.items()}
         self.does = self.actions(range(len(edits)), range(len(self.named)))
         self.first = self.rows(range(len(edits)), range(len(self.named))).first
 
     def actions(self, edits: Sequence[int], places: Sequence[int]) -> list[list[bytes]]:
         """What edits do in each layer at some named positions."""
-        return [[layer.tobytes() for layer in self._actions[e][:, places]] for e in edits]
+        return [[layer.tobytes() for layer in self.numbers[e][:, places]] for e in edits]
 
     def rows(self, edits: Sequence[int], places: Sequence[int]) -> Rows:
         """Rows of edits, for what they do at some named positions."""
-        nothing = np.full_like(self._actions[0, 0][places], not self.ablated)
+        nothing = np.full_like(self.numbers[0, 0][places], not self.ablated)
         nothing[..., 0] = 0
         return branch(self.actions(edits, places), [nothing.tobytes()] * len(self.model.layers))
 
@@ -73,7 +74,7 @@ class Shares:
             elif self.ablated or part in edit.parts:
                 for head, position in edit.nodes:
                     own[e, head.layer, self.named.index(position), model.slot(head, part)] = float(self.ablated)
-        return own.to(model.weight)
+        return own
 
     def layouts(self, examples: Examples) -> Iterator[Layout]:
         return (named_tokens if self.ablated else suffixes)(examples, self.named)
@@ -109,8 +110,8 @@ class OpenShares:
 
     def _common(self, live: int) -> int:
         """How many live tokens come before the first at which the edits differ; 0 when they differ nowhere."""
-        own = self.shares.shares[Part.OUTPUT]
-        differ = [self.slots[p] for i, p in enumerate(self.shares.named) if (own[1:, :, i] != own[:1, :, i]).any()]
+        does = self.shares.numbers
+        differ = [self.slots[p] for i, p in enumerate(self.shares.named) if (does[1:, :, i] != does[:1, :, i]).any()]
         return live + min(differ) if differ else 0
 
     def _settle(self, model: PatchableModel, live: Tensor, places: Sequence[int]) -> None:
@@ -130,7 +131,7 @@ class OpenShares:
         walk(cone, rows, keep, self._editing(rows, shift)[1])
 
     def streams(self, edits: Sequence[int]) -> tuple[Tensor | None, Sequence[int]]:
-        """The final token's stream [n, R, D] of these edits' rows, and for each edit its row plus 1 (0: the base run)."""
+        """The final token's stream [n, R, D] of these edits' rows; for each edit its row plus 1 (0: the base run)."""
         rows = self.shares.rows(edits, self.places)
         return walk(self.cone, rows, *self._editing(rows, 0, edits)), rows.final
 

@@ -36,8 +36,8 @@ from torch import Tensor
 
 from mechdiff.family.scenes import Boxes, SceneStream
 from mechdiff.heads import Head
-from mechdiff.models import PatchableModel
 from mechdiff.hooks import Edit, editing_outputs, editing_projections
+from mechdiff.models import PatchableModel
 
 GROUPS = ("A", "B", "C", "D")
 Means = list[Tensor]  # per layer [T, H, D]

@@ -1,0 +1,145 @@
+"""The engine in other types of numbers, on other devices, with adapters; and what it leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from mechdiff.engine.edits import Block, Keep, Mix, Part, PathPatch, Replace
+from mechdiff.engine.run import Run
+from mechdiff.heads import Head
+from mechdiff.models import patchable
+from random_runs import LAST, PREVIOUS, QUERY, Setting, setting
+
+INTO = (Head(2, 1), Head(4, 0))
+MEMORY = 10**9
+gpu = pytest.mark.gpu
+
+
+@pytest.fixture
+def s() -> Setting:
+    return setting(layers=5, heads=6, values=2, head_dim=8, n=8, tokens=18, seed=1)
+
+
+def path_changes(s: Setting, position, into, via) -> torch.Tensor:
+    run = Run(s.model, s.examples, MEMORY)
+    base, patched = run.evaluate(
+        [PathPatch(head, position, into, via) for head in s.model.heads], Run(s.model, s.noise, MEMORY)
+    )
+    return torch.expm1(patched.log_probability - base.log_probability).mean(1)
+
+
+STEPS = [(LAST, None, None), (LAST, INTO, Part.QUERY), (QUERY, INTO, Part.VALUE), (PREVIOUS, INTO, Part.VALUE)]
+
+
+def moved(s: Setting, *to) -> Setting:
+    return replace(s, model=patchable("moved", s.model.network.to(*to)))
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_bfloat16_gives_float32s_scores_to_its_own_precision(step):
+    strong = setting(layers=5, heads=6, values=2, head_dim=8, n=8, tokens=18, seed=1, spread=0.3)
+    exact = path_changes(strong, *step)
+    rough = path_changes(moved(strong, torch.bfloat16), *step)
+    assert torch.cosine_similarity(rough, exact, dim=0) > 0.98
+
+
+def test_a_run_on_the_meta_device_has_the_shapes_of_a_real_one(s):
+    """Of use to count what a model would need where it cannot be held."""
+    model = moved(s, "meta").model
+    edits = [PathPatch(head, PREVIOUS, INTO, Part.VALUE) for head in model.heads]
+    run, noise = Run(model, s.examples, MEMORY), Run(model, s.noise, MEMORY)
+    assert run.evaluate(edits, noise)[1].logit.shape == (30, 8)
+    assert run.evaluate([Keep(frozenset({(Head(1, 1), LAST), (Head(0, 0), QUERY)}))], s.means)[1].top.shape == (1, 8)
+
+
+@gpu
+@pytest.mark.parametrize("step", STEPS)
+def test_a_gpu_gives_the_scores_of_the_cpu(s, step):
+    expected = path_changes(s, *step)
+    torch.testing.assert_close(path_changes(moved(s, "cuda"), *step), expected, atol=1e-4, rtol=0)
+
+
+@gpu
+def test_tf32_gives_the_scores_to_its_own_precision(s):
+    expected = path_changes(s, *STEPS[1])
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        torch.testing.assert_close(path_changes(moved(s, "cuda"), *STEPS[1]), expected, atol=5e-3, rtol=0)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@gpu
+def test_the_budget_is_kept_on_a_gpu(s):
+    model = moved(s, "cuda").model
+    memory = 30_000_000
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    edits = [PathPatch(head, PREVIOUS, INTO, Part.VALUE) for head in model.heads]
+    Run(model, s.examples, memory).evaluate(edits, Run(model, s.noise, memory))
+    assert torch.cuda.max_memory_allocated() - before <= memory
+
+
+def test_an_adapter_on_every_projection_stays_in_force(s):
+    """The released code lost the adapter of o_proj in every patched run. Merged and unmerged must agree."""
+    torch.manual_seed(0)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    wrapped = get_peft_model(s.model.network, LoraConfig(r=2, lora_alpha=4, target_modules=targets))
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    wrapped.eval().requires_grad_(False)
+    own = replace(s, model=patchable("adapter", wrapped.base_model.model))
+    for step in STEPS:
+        edits = [PathPatch(head, *step) for head in s.model.heads]
+        own.check(edits, s.noise)
+    found = [path_changes(own, *step) for step in STEPS]
+    merged = replace(s, model=patchable("merged", wrapped.merge_and_unload()))
+    for step, unmerged in zip(STEPS, found, strict=True):
+        torch.testing.assert_close(unmerged, path_changes(merged, *step), atol=1e-5, rtol=0)
+
+
+def test_a_model_is_left_as_it_was_even_after_an_error(s):
+    network = s.model.network
+    before = network(s.examples.input_ids).logits, network.config._attn_implementation
+    with pytest.raises((IndexError, RuntimeError)):
+        Run(s.model, s.examples, MEMORY).evaluate([Keep(frozenset({(Head(1, 0), LAST)}))], s.means[:, :5])
+    with pytest.raises((IndexError, RuntimeError)):
+        path_changes(s, LAST, (Head(4, 99),), Part.VALUE)
+    assert torch.equal(network(s.examples.input_ids).logits, before[0])
+    assert network.config._attn_implementation == before[1]
+    assert all("forward" not in vars(layer.self_attn) for layer in s.model.layers)
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        [Keep(frozenset()), Replace(frozenset())],
+        [Block(LAST, QUERY, 0), Block(LAST, PREVIOUS, 0)],
+        [PathPatch(Head(0, 0), LAST), PathPatch(Head(0, 0), LAST, INTO, Part.QUERY)],
+        [PathPatch(Head(0, 0), LAST), Mix(LAST, (Head(0, 0),), torch.ones(1))],
+    ],
+)
+def test_edits_that_have_no_base_run_in_common_are_refused(s, edits):
+    with pytest.raises(ValueError, match="edits of one call must be of one kind"):
+        Run(s.model, s.examples, MEMORY).evaluate(edits, s.means)
+
+
+def test_no_edits_give_the_models_own_answers(s):
+    base, edited = Run(s.model, s.examples, MEMORY).evaluate([])
+    logits = s.model.network(s.examples.input_ids).logits[:, -1]
+    assert torch.equal(base.top, logits.argmax(-1)) and edited.logit.shape == (0, 8)
+    wanted = logits.gather(1, s.examples.answers[:, None])[:, 0]
+    torch.testing.assert_close(base.logit, wanted, atol=1e-5, rtol=0)
+
+
+def test_progress_counts_every_edit_on_every_example(s):
+    rows = []
+    edits = [PathPatch(head, PREVIOUS, INTO, Part.VALUE) for head in s.model.heads]
+    Run(s.model, s.examples, 300_000).evaluate(edits, Run(s.model, s.noise, 300_000), rows.append)
+    assert sum(rows) == len(edits) * len(s.examples) and len(rows) > 2

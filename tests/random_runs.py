@@ -1,0 +1,62 @@
+"""Random models, prompts and sources, and how far the engine is from the plain way on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from mechdiff.engine.edits import Edit
+from mechdiff.engine.run import Run
+from mechdiff.examples import Examples
+from mechdiff.heads import Position
+from mechdiff.models import PatchableModel
+from mechdiff.reference import PlainRun
+from micro import micro_llama
+
+VOCABULARY = 50
+LAST, QUERY, PREVIOUS, OBJECT = Position
+EXACT = 1e-5
+
+
+@dataclass
+class Setting:
+    """A random model and prompts, and what edits take from: noise prompts at positions of their own, and means."""
+
+    model: PatchableModel
+    examples: Examples
+    noise: Examples
+    means: torch.Tensor
+
+    def differences(
+        self, edits: list[Edit], source: Examples | torch.Tensor | None, memory: int = 10**9
+    ) -> list[float]:
+        """Largest difference of relative changes and of logits; the most likely words must be the same."""
+        fast, plain = Run(self.model, self.examples, memory), PlainRun(self.model, self.examples)
+        found = fast.evaluate(edits, replace(fast, examples=source) if isinstance(source, Examples) else source)
+        wanted = plain.evaluate(edits, replace(plain, examples=source) if isinstance(source, Examples) else source)
+        changes = [torch.expm1(edited.log_probability - base.log_probability) for base, edited in (found, wanted)]
+        assert torch.equal(found[1].top, wanted[1].top)
+        assert changes[0].shape == (len(edits), len(self.examples))
+        logits = [(a.logit - b.logit).abs().max().item() for a, b in zip(found, wanted, strict=True)]
+        return [(changes[0] - changes[1]).abs().max().item(), *logits]
+
+    def check(self, edits: list[Edit], source: Examples | torch.Tensor | None) -> None:
+        assert max(self.differences(edits, source)) <= EXACT
+
+
+def prompts(n: int, tokens: int, seed: int) -> Examples:
+    """Random prompts; ``last`` is the final token, the other positions are different ones before it."""
+    g = torch.Generator().manual_seed(seed)
+    places = torch.stack([torch.randperm(tokens - 1, generator=g)[:3] for _ in range(n)])
+    positions = {LAST: torch.full((n,), tokens - 1), **dict(zip((QUERY, PREVIOUS, OBJECT), places.T, strict=True))}
+    ids = torch.randint(VOCABULARY, (n, tokens), generator=g)
+    return Examples(ids, torch.randint(VOCABULARY, (n,), generator=g), positions)
+
+
+def setting(
+    layers: int, heads: int, values: int, head_dim: int, n: int, tokens: int, seed: int, spread: float = 0.15
+) -> Setting:
+    model = micro_llama(layers, heads, values, head_dim, VOCABULARY, seed, spread)
+    means = 0.3 * torch.randn(layers, tokens, heads, head_dim, generator=torch.Generator().manual_seed(seed))
+    return Setting(model, prompts(n, tokens, seed), prompts(n, tokens, seed + 1), means)
