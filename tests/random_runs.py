@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mechdiff.engine.edits import Edit
+from mechdiff.engine.edits import Edit, PathPatch
 from mechdiff.engine.run import Run
 from mechdiff.examples import Examples
 from mechdiff.heads import Position
@@ -31,18 +31,25 @@ class Setting:
     def differences(
         self, edits: list[Edit], source: Examples | torch.Tensor | None, memory: int = 10**9
     ) -> list[float]:
-        """Largest difference of relative changes and of logits; the most likely words must be the same."""
+        """Largest difference of logits, of log-probabilities and, of path patches, of scores: the mean over examples of
+        (p_patch - p_org) / p_org. The most likely words must be the same."""
         fast, plain = Run(self.model, self.examples, memory), PlainRun(self.model, self.examples)
         found = fast.evaluate(edits, replace(fast, examples=source) if isinstance(source, Examples) else source)
         wanted = plain.evaluate(edits, replace(plain, examples=source) if isinstance(source, Examples) else source)
-        changes = [torch.expm1(edited.log_probability - base.log_probability) for base, edited in (found, wanted)]
         assert torch.equal(found[1].top, wanted[1].top)
-        assert changes[0].shape == (len(edits), len(self.examples))
-        logits = [(a.logit - b.logit).abs().max().item() for a, b in zip(found, wanted, strict=True)]
-        return [(changes[0] - changes[1]).abs().max().item(), *logits]
+        assert found[1].logit.shape == (len(edits), len(self.examples))
+        largest = [(a.logit - b.logit).abs().max() for a, b in zip(found, wanted, strict=True)]
+        largest += [(a.log_probability - b.log_probability).abs().max() for a, b in zip(found, wanted, strict=True)]
+        if isinstance(edits[0], PathPatch):
+            scores = [
+                torch.expm1(edited.log_probability - base.log_probability).mean(1) for base, edited in (found, wanted)
+            ]
+            largest.append((scores[0] - scores[1]).abs().max())
+        return [difference.item() for difference in largest]
 
     def check(self, edits: list[Edit], source: Examples | torch.Tensor | None) -> None:
-        assert max(self.differences(edits, source)) <= EXACT
+        differences = self.differences(edits, source)
+        assert max(differences) <= EXACT, differences
 
 
 def prompts(n: int, tokens: int, seed: int) -> Examples:

@@ -1,6 +1,6 @@
 """The engine against whole forward passes with hooks: every kind of edit, over random shapes, positions and edits.
 
-The largest difference of any (p_patch - p_org) / p_org, and of any logit, is 1e-5 in float32.
+The largest difference of any logit, log-probability and path-patching score is 1e-5 in float32.
 """
 
 from __future__ import annotations
