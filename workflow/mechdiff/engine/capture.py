@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mechdiff.engine.attention import causal
 from mechdiff.engine.edits import Part
-from mechdiff.models import Attend, PatchableModel
+from mechdiff.models import PatchableModel
 
 
 @dataclass(frozen=True)
@@ -75,32 +75,54 @@ def at_tokens(x: Tensor, tokens: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device)[:, None], tokens.to(x.device)]
 
 
-def capture(model: PatchableModel, input_ids: Tensor, wanted: Wanted, means: Tensor | None = None) -> Capture:
-    """Run prompts [n, T] and keep what is wanted; with means [L, T, H, d] the run is mean-ablated throughout."""
+def capture(model: PatchableModel, input_ids: Tensor, wanted: Wanted) -> Capture:
+    """Run prompts [n, T] with nothing patched and keep what is wanted."""
     kept = Capture(parts={part: [] for part in wanted.parts})
-    rotations = model.rotations(torch.arange(input_ids.shape[1], device=input_ids.device)[None])
-    stream = model.embed(input_ids)
+    device = model.weight.device
+    rotations = model.rotations(torch.arange(input_ids.shape[1], device=device)[None])
+    stream = model.embed(input_ids.to(device))
     for layer in range(len(model.layers) if wanted.until is None else wanted.until):
         needed = layer >= wanted.first
         kept.stream.append(at_tokens(stream, wanted.live) if needed and wanted.live is not None else None)
         if wanted.entering:
             kept.entering.append(at_tokens(stream, wanted.read))
-        ablated = None if means is None else means[layer]
-        stream = model.run_layer(layer, stream, rotations, _keeping(kept, wanted, needed and wanted.context, ablated))
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, scaling: float, context=needed and wanted.context) -> Tensor:
+            kept.keys.append(k.contiguous() if context else None)
+            kept.values.append(v.contiguous() if context else None)
+            z = causal(q, k, v, scaling)
+            if wanted.read is not None:
+                seen = {Part.OUTPUT: z} | {part: x.transpose(1, 2) for part, x in zip("qkv", (q, k, v), strict=True)}
+                for part in wanted.parts:
+                    kept.parts[part].append(at_tokens(seen[part], wanted.read))
+            return z
+
+        stream = model.run_layer(layer, stream, rotations, attend)
     if wanted.until is None:
         kept.last = stream[:, -1].clone()  # not a view that holds the whole stream
     return kept
 
 
-def _keeping(kept: Capture, wanted: Wanted, context: bool, means: Tensor | None) -> Attend:
-    def attend(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
-        kept.keys.append(k if context else None)
-        kept.values.append(v if context else None)
-        z = causal(q, k, v, scaling) if means is None else means.expand(len(q), -1, -1, -1)
-        if wanted.read is not None:
-            seen = {Part.OUTPUT: z} | {part: x.transpose(1, 2) for part, x in zip("qkv", (q, k, v), strict=True)}
-            for part in wanted.parts:
-                kept.parts[part].append(at_tokens(seen[part], wanted.read))
-        return z
+def capture_ablated(model: PatchableModel, input_ids: Tensor, wanted: Wanted, means: Tensor) -> Capture:
+    """Run prompts [n, T] with every head's output at its mean [L, T, H, d]; streams, keys and values can be wanted.
 
-    return attend
+    A token that stands at the same place in several prompts is one token: nothing else has a part in its stream.
+    """
+    kept, length, device = Capture(), input_ids.shape[1], model.weight.device
+    pairs, which = torch.unique(input_ids * length + torch.arange(length), return_inverse=True)  # [U], [n, T]
+    places, live = (pairs % length).to(device), at_tokens(which, wanted.live).to(device)
+    which = which.to(device)
+    rotations = model.rotations(places[None])
+    stream = model.embed((pairs // length).to(device)[None])  # [1, U, D]
+    for layer in range(len(model.layers)):
+        needed = layer >= wanted.first
+        kept.stream.append(stream[0, live] if needed else None)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, scaling: float, layer=layer, needed=needed) -> Tensor:
+            kept.keys.append(k[0, :, which].transpose(0, 1).contiguous() if needed else None)
+            kept.values.append(v[0, :, which].transpose(0, 1).contiguous() if needed else None)
+            return means[layer, places][None]
+
+        stream = model.run_layer(layer, stream, rotations, attend)
+    kept.last = stream[0, which[:, -1]]
+    return kept

@@ -55,8 +55,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Examples of a layout, ready to be run: prompts [n, T] on the model's device, live tokens [n, S], slots, named
-    positions [n], and the source of the same examples."""
+    """Examples of a layout, to be run: prompts [n, T], live tokens [n, S] and slots, named positions [n], and the source
+    of the same examples."""
 
     model: PatchableModel
     input_ids: Tensor
@@ -68,10 +68,8 @@ class Chunk:
     def from_source(self, named: Sequence[Position], parts: frozenset[Part], until: int) -> dict[Part, list[Tensor]]:
         """Parts of every head at named positions, per layer below ``until`` [n, P, H or K, d]."""
         if self.source.means is not None:
-            at = torch.stack([self.positions[p] for p in named], 1).to(self.input_ids.device)
+            at = torch.stack([self.positions[p] for p in named], 1).to(self.model.weight.device)
             return {Part.OUTPUT: [means[at] for means in self.source.means[:until]]}
         model, examples = self.source.model, self.source.examples
         read = torch.stack([examples.positions[p] for p in named], 1)
-        ids = examples.input_ids.to(model.weight.device)
-        found = capture(model, ids, Wanted(read=read, parts=parts, until=until))
-        return found.parts
+        return capture(model, examples.input_ids, Wanted(read=read, parts=parts, until=until)).parts

@@ -20,6 +20,7 @@ from mechdiff.models import PatchableModel
 
 # More tokens at once do not make matrix products faster on a CPU, and larger temporaries make everything slower.
 CPU_TOKENS = 1024
+ENOUGH_ROWS = 64  # of one example, taken together; more examples are then better, they have tokens in common
 WEIGHED_TOKENS = 64
 SCORE_BYTES = 24  # a token's attention score to another, as made, joined, in float32, masked, as a weight
 MARGIN = 1.15  # allocators round up
@@ -138,8 +139,8 @@ class Memory:
         most = half * need.tokens // need.row
         if self.model.weight.device.type == "cpu":
             most = min(most, CPU_TOKENS)
-        n = min(need.examples, most // max(need.prompt // self.token, need.rows * need.tokens), half // need.captured)
-        n = max(1, n)
+        least = max(need.prompt // self.token, min(need.rows, ENOUGH_ROWS) * need.tokens)
+        n = max(1, min(need.examples, most // least, half // need.captured))
         left = (self.budget - n * need.captured) // (n * need.row)
         return Fit(n, max(1, min(need.rows, most // (n * need.tokens), left)))
 

@@ -79,7 +79,7 @@ class Run:
 
     def mean_outputs(self) -> Tensor:
         """Mean output of each head at each absolute position [L, T, H, d], summed in float64 and kept in float32."""
-        length, device = self.examples.input_ids.shape[1], self.model.weight.device
+        length = self.examples.input_ids.shape[1]
         everywhere = torch.arange(length)
         memory = Memory.of(self.model, self.memory)
         captured = Wanted(read=everywhere[None]).bytes(self.model, length)
@@ -88,7 +88,7 @@ class Run:
         for batch in self.examples.batches(fit.examples):
             wanted = Wanted(read=everywhere.expand(len(batch), -1))
             with torch.no_grad():
-                kept = capture(self.model, batch.input_ids.to(device), wanted).parts[Part.OUTPUT]
+                kept = capture(self.model, batch.input_ids, wanted).parts[Part.OUTPUT]
             total = total + torch.stack([z.double().sum(0) for z in kept]).cpu()
         return (total / len(self.examples)).float()
 
@@ -99,20 +99,19 @@ class Run:
         return memory.need(len(layout.members), edits, tokens, prompt, captured)
 
     def _chunk(self, members: Tensor, live: Tensor, slots: dict[Position, int], source: Run | Tensor | None) -> Chunk:
-        device = self.model.weight.device
         if isinstance(source, Run):
             taken = Source(model=source.model, examples=source.examples.take(members))
         else:
             taken = None if source is None else Source(means=source.to(self.model.weight))
         mine = self.examples.take(members)
-        return Chunk(self.model, mine.input_ids.to(device), live, slots, mine.positions, taken)
+        return Chunk(self.model, mine.input_ids, live, slots, mine.positions, taken)
 
     def _outcome(
         self, kind: Kind, chunk: Chunk, members: Tensor, order: Sequence[int], rows: int, memory: Memory, done
     ) -> Outcome:
         """Outcomes [1 + E, n], the base run first and then the edits in the order they are taken."""
         learned = kind.learned
-        answers = self.examples.answers[members].to(chunk.input_ids.device)
+        answers = self.examples.answers[members].to(self.model.weight.device)
         with torch.set_grad_enabled(learned):
             opened = kind.open(chunk)
             base = read_outcome(self.model, opened.base.last[:, None], answers, memory.logit_rows())

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mechdiff.engine.capture import Capture, Wanted, capture
+from mechdiff.engine.capture import Capture, Wanted, capture, capture_ablated
 from mechdiff.engine.chunk import Chunk, Layout, named_tokens, suffixes
 from mechdiff.engine.cone import Cone, EditOutputs, EditVectors, walk
 from mechdiff.engine.edits import Keep, Mix, Part, Replace
@@ -95,10 +95,12 @@ class OpenShares:
 
     def __init__(self, shares: Shares, chunk: Chunk) -> None:
         self.shares, self.slots, model = shares, chunk.slots, chunk.model
-        means = chunk.source.means if shares.ablated else None
         wanted = Wanted(live=chunk.live, context=True, first=shares.first)
         with torch.no_grad():
-            self.base = capture(model, chunk.input_ids, wanted, means)
+            if shares.ablated:
+                self.base = capture_ablated(model, chunk.input_ids, wanted, chunk.source.means)
+            else:
+                self.base = capture(model, chunk.input_ids, wanted)
             self.source = chunk.from_source(shares.named, shares.parts, len(model.layers)) if chunk.source else {}
         self.places, live = list(range(len(shares.named))), chunk.live
         if shares.ablated and (common := self._common(live.shape[1])):
