@@ -68,8 +68,8 @@ def test_removing_one_head_at_the_last_token_from_a_circuit_is_one_token_from_it
     others = {(Head(0, 1), LAST), (Head(1, 1), QUERY), (Head(0, 2), PREVIOUS)}
     circuit = frozenset(others | {(Head(i, 0), LAST) for i in range(LAYERS)})
     seen = tokens_seen(s, [Keep(circuit), *(Keep(circuit - {(Head(i, 0), LAST)}) for i in range(LAYERS))], s.means)
-    # The ablated run, a token at a place once however many prompts have it there; the nodes at the two label positions once; at the last token the circuit and, from the layer of
-    # the removed head up, the circuit without it.
+    # The ablated run, a token at a place once however many prompts have it there; the nodes at the two label positions
+    # once; at the last token the circuit and, from the layer of the removed head up, the circuit without it.
     labels = [2 * N if layer < LAYERS - 1 else N for layer in range(LAYERS)]
     distinct = len({(token, place) for prompt in s.examples.input_ids.tolist() for place, token in enumerate(prompt)})
     assert distinct < N * T

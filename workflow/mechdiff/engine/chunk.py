@@ -55,8 +55,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Examples of a layout, to be run: prompts [n, T], live tokens [n, S] and slots, named positions [n], and the source
-    of the same examples."""
+    """Examples of a layout, to be run: prompts [n, T], live tokens [n, S] and slots, named positions [n], and the
+    source of the same examples."""
 
     model: PatchableModel
     input_ids: Tensor
