@@ -18,8 +18,8 @@ from mechdiff.engine.attention import causal
 from mechdiff.errors import InputError
 from mechdiff.models import PatchableModel
 
-# More tokens at once do not make matrix products faster on a CPU, and larger temporaries make everything slower.
-CPU_TOKENS = 1024
+# On a CPU products are no faster over more than this [bytes in flight], and what its caches do not hold is slower.
+CPU_BYTES = 80_000_000
 ENOUGH_ROWS = 64  # of one example, taken together; more examples are then better, they have tokens in common
 WEIGHED_TOKENS = 64
 SCORE_BYTES = 24  # a token's attention score to another, as made, joined, in float32, masked, as a weight
@@ -136,9 +136,7 @@ class Memory:
         """
         self._require(need.bytes(1, 1))
         half = self.budget // 2
-        most = half * need.tokens // need.row
-        if self.model.weight.device.type == "cpu":
-            most = min(most, CPU_TOKENS)
+        most = self._at_once(half) * need.tokens // need.row
         least = max(need.prompt // self.token, min(need.rows, ENOUGH_ROWS) * need.tokens)
         n = max(1, min(need.examples, most // least, half // need.captured))
         left = (self.budget - n * need.captured) // (n * need.row)
@@ -158,5 +156,7 @@ class Memory:
 
     def logit_rows(self) -> int:
         """Rows whose logits are looked at together."""
-        most = CPU_TOKENS // 4 if self.model.weight.device.type == "cpu" else CPU_TOKENS * 4
-        return max(1, min(most, (self.budget // 4 - self.head) // self.logits))
+        return max(1, (self._at_once(self.budget // 4) - self.head) // self.logits)
+
+    def _at_once(self, budget: int) -> int:
+        return min(budget, CPU_BYTES) if self.model.weight.device.type == "cpu" else budget
