@@ -47,10 +47,10 @@ class PlainRun:
             taken = source if theirs is None else everything(source.model, theirs.input_ids)[0]
             base = clean_logits
             if edits and all(isinstance(edit, Keep) for edit in edits):
-                base = _logits_edited(self.model, batch, theirs, Keep(frozenset()), clean, taken, clean_logits)
+                base = logits_edited(self.model, batch, theirs, Keep(frozenset()), clean, taken, clean_logits)
             found = [_outcome(base, batch.answers)]
             for edit in edits:
-                logits = _logits_edited(self.model, batch, theirs, edit, clean, taken, clean_logits)
+                logits = logits_edited(self.model, batch, theirs, edit, clean, taken, clean_logits)
                 found.append(_outcome(logits, batch.answers))
                 done(len(batch))
             parts.append(joined([one.map(lambda x: x[None]) for one in found], 0))
@@ -82,7 +82,7 @@ def _outcome(logits: Tensor, answers: Tensor) -> Outcome:
     return Outcome(logit, log_probability, logits.argmax(-1))
 
 
-def _logits_edited(
+def logits_edited(
     model: PatchableModel,
     batch: Examples,
     theirs: Examples | None,

@@ -36,7 +36,8 @@ def _read(model: PatchableModel, stream: Tensor, answers: Tensor) -> Outcome:
     logits = model.unembed(stream)
     highest, top = logits.detach().max(-1, keepdim=True)
     logit = logits.gather(-1, answers[:, None])
-    mass = (logits - highest).exp_().sum(-1, keepdim=True)
+    below = logits - highest if logits.requires_grad else logits.sub_(highest)
+    mass = below.exp_().sum(-1, keepdim=True)
     probability = (logit - highest).double() - mass.double().log()
     return Outcome(logit[:, 0], probability[:, 0], top[:, 0])
 

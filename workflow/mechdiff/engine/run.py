@@ -95,8 +95,7 @@ class Run:
     def _need(self, memory: Memory, kind: Kind, layout: Layout, edits: int) -> Need:
         prompt = self.examples.input_ids.shape[1]
         captured = kind.wanted(layout).bytes(self.model, prompt) + kind.source_bytes(prompt)
-        tokens = layout.live.shape[1] + isinstance(kind, Paths)  # and the frozen one
-        return memory.need(len(layout.members), edits, tokens, prompt, captured)
+        return memory.need(len(layout.members), edits, layout.live.shape[1], prompt, captured)
 
     def _chunk(self, members: Tensor, live: Tensor, slots: dict[Position, int], source: Run | Tensor | None) -> Chunk:
         if isinstance(source, Run):

@@ -62,18 +62,18 @@ class Shares:
         return branch(self.actions(edits, places), [nothing.tobytes()] * len(self.model.layers))
 
     def _shares(self, edits: Sequence[Replace | Keep | Mix], part: Part) -> Tensor:
-        model = self.model
+        model, place = self.model, {position: i for i, position in enumerate(self.named)}
         heads = model.heads_per_layer if part in (Part.OUTPUT, Part.QUERY) else model.values_per_layer
         own = torch.full((len(edits), len(model.layers), len(self.named), heads), 0.0 if self.ablated else 1.0)
+        at: list[tuple[int, int, int, int]] = []
         for e, edit in enumerate(edits):
             if isinstance(edit, Mix):
-                at = self.named.index(edit.position)
-                layers, slots = [h.layer for h in edit.heads], [h.index for h in edit.heads]
-                index = tuple(torch.tensor(x) for x in ([e] * len(layers), layers, [at] * len(layers), slots))
-                own = own.index_put(index, edit.own.float().cpu())
+                nodes = [(e, head.layer, place[edit.position], head.index) for head in edit.heads]
+                own = own.index_put(tuple(torch.tensor(nodes).T), edit.own.float().cpu())
             elif self.ablated or part in edit.parts:
-                for head, position in edit.nodes:
-                    own[e, head.layer, self.named.index(position), model.slot(head, part)] = float(self.ablated)
+                at += [(e, head.layer, place[position], model.slot(head, part)) for head, position in edit.nodes]
+        if at:
+            own = own.index_put(tuple(torch.tensor(at).T), torch.tensor(float(self.ablated)))
         return own
 
     def layouts(self, examples: Examples) -> Iterator[Layout]:
