@@ -130,6 +130,25 @@ def test_edits_that_have_no_base_run_in_common_are_refused(s, edits):
         Run(s.model, s.examples, MEMORY).evaluate(edits, s.means)
 
 
+def test_sources_that_do_not_fit_are_refused(s):
+    run, node = Run(s.model, s.examples, MEMORY), frozenset({(Head(1, 0), LAST)})
+    elsewhere = replace(run, examples=s.noise)
+    for edit, source, said in [
+        (Replace(node), replace(run, examples=s.noise.take(torch.arange(2))), "the source has 2 examples, the run 8"),
+        (Replace(node, frozenset({Part.KEY})), elsewhere, "with the same positions"),
+        (Replace(node, frozenset({Part.VALUE})), s.means, "not from mean outputs"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            run.evaluate([edit], source)
+
+
+def test_a_mean_ablated_run_of_coinciding_positions_is_refused(s):
+    positions = {**s.examples.positions, QUERY: s.examples.positions[PREVIOUS]}
+    run = Run(s.model, replace(s.examples, positions=positions), MEMORY)
+    with pytest.raises(ValueError, match="different tokens"):
+        run.evaluate([Keep(frozenset((Head(1, 0), position) for position in (LAST, QUERY, PREVIOUS)))], s.means)
+
+
 def test_no_edits_give_the_models_own_answers(s):
     base, edited = Run(s.model, s.examples, MEMORY).evaluate([])
     logits = s.model.network(s.examples.input_ids).logits[:, -1]

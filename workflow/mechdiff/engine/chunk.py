@@ -36,12 +36,15 @@ def suffixes(examples: Examples, named: Sequence[Position]) -> Iterator[Layout]:
 
 
 def named_tokens(examples: Examples, named: Sequence[Position]) -> Iterator[Layout]:
-    """Live: the named positions alone; ``last``, the final token, must be one of them."""
+    """Live: the named positions alone; they are different tokens, and ``last`` among them is the final one."""
     places = torch.stack([examples.positions[p] for p in named], 1)  # [N, P]
+    ordered = places.sort(1).values
+    if (ordered.diff() == 0).any() or (ordered[:, -1] != examples.input_ids.shape[1] - 1).any():
+        raise ValueError("in a mean-ablated run named positions must be different tokens, and the last one the final")
     ranks = places.argsort(1).argsort(1) - len(named)
     for slots in torch.unique(ranks, dim=0):
         members = (ranks == slots).all(1).nonzero()[:, 0]
-        yield Layout(members, places[members].sort(1).values, dict(zip(named, slots.tolist(), strict=True)))
+        yield Layout(members, ordered[members], dict(zip(named, slots.tolist(), strict=True)))
 
 
 @dataclass(frozen=True)

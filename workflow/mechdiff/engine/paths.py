@@ -35,11 +35,9 @@ class Paths:
         self.senders = [edit.sender for edit in edits]
         self.position, self.receivers, self.via = edits[0].position, edits[0].receivers, edits[0].via
         self.named = [self.position]
-        layers = len(model.layers) if self.receivers is None else max((h.layer for h in self.receivers), default=0)
-        self.highest = layers
-        self.does = [
-            [(layer >= head.layer) * (i + 1) for layer in range(layers)] for i, head in enumerate(self.senders)
-        ]
+        into = [len(model.layers)] if self.receivers is None else [head.layer for head in self.receivers]
+        self.lowest, self.highest = min(into, default=0), max(into, default=0)
+        self.does = [head.layer for head in self.senders]  # from which layer up it does something
 
     def layouts(self, examples: Examples) -> Iterator[Layout]:
         return suffixes(examples, self.named)
@@ -48,8 +46,7 @@ class Paths:
         read = layout.live[:, :1]
         if self.receivers is None:
             return Wanted(read=read, entering=True)
-        first = min(head.layer for head in self.receivers)
-        return Wanted(live=layout.live, context=True, first=first, read=read, entering=True)
+        return Wanted(live=layout.live, context=True, first=self.lowest, read=read, entering=True)
 
     def source_bytes(self, prompt: int) -> int:
         return Wanted(read=torch.zeros(1, 1), until=self.highest).bytes(self.model, prompt)
@@ -72,9 +69,7 @@ class OpenPaths:
     def streams(self, edits: Sequence[int]) -> tuple[Tensor | None, Sequence[int]]:
         """The final token's stream [n, R, D] of these edits' rows; for each edit its row plus 1 (0: the base run)."""
         paths = self.paths
-        reaching = sorted(
-            (e for e in edits if paths.senders[e].layer < paths.highest), key=lambda e: paths.senders[e].layer
-        )
+        reaching = [e for e in edits if paths.senders[e].layer < paths.highest]  # in the order of the layers
         if paths.receivers is None and self.slot != -1:
             reaching = []  # with every head frozen nothing reaches the final token from another
         place = {e: row for row, e in enumerate(reaching, start=1)}

@@ -54,8 +54,10 @@ class Run:
         edits: all of one kind; path patches with the same position and receivers, blocks of the same edge.
         source: a run on as many prompts, or mean outputs [L, T, H, d]. done(rows): called with edits times examples
         that are finished. Gradients flow to the shares of Mix edits.
-        InputError when a single example needs more than the memory; ValueError for edits of different kinds.
+        InputError when a single example needs more than the memory; ValueError for edits of different kinds, or a
+        source that does not fit them.
         """
+        _require_fitting(edits, self.examples, source)
         kind = _kind(self.model, edits or [Replace(frozenset())])
         memory = Memory.of(self.model, self.memory, kind.learned)
         order = sorted(range(len(edits)), key=lambda e: kind.does[e])  # those that begin alike side by side
@@ -127,6 +129,18 @@ class Run:
             if answers.device.type == "meta":  # nothing but shapes: there is no data to bring home
                 return found
             return found.map(lambda x: x.to(self.examples.input_ids.device))
+
+
+def _require_fitting(edits: Sequence[Edit], examples: Examples, source: Run | Tensor | None) -> None:
+    parts = {part for edit in edits if isinstance(edit, Replace) for part in edit.parts}
+    if isinstance(source, Run):
+        if len(source.examples) != len(examples):
+            raise ValueError(f"the source has {len(source.examples)} examples, the run {len(examples)}")
+        same = all(torch.equal(at, source.examples.positions[p]) for p, at in examples.positions.items())
+        if parts & {Part.QUERY, Part.KEY} and not same:
+            raise ValueError("queries and keys can only be taken from prompts with the same positions")
+    elif parts - {Part.OUTPUT}:
+        raise ValueError("queries, keys and values can only be taken from a run, not from mean outputs")
 
 
 def _kind(model: PatchableModel, edits: Sequence[Edit]) -> Kind:
