@@ -15,7 +15,7 @@ from mechdiff.reference import PlainRun
 from micro import micro_llama
 
 VOCABULARY = 50
-LAST, QUERY, PREVIOUS, OBJECT = Position
+LAST, QUERY, PREVIOUS, OBJECT, RANDOM = Position
 EXACT = 1e-5
 
 
@@ -55,8 +55,11 @@ class Setting:
 def prompts(n: int, tokens: int, seed: int) -> Examples:
     """Random prompts; ``last`` is the final token, the other positions are different ones before it."""
     g = torch.Generator().manual_seed(seed)
-    places = torch.stack([torch.randperm(tokens - 1, generator=g)[:3] for _ in range(n)])
-    positions = {LAST: torch.full((n,), tokens - 1), **dict(zip((QUERY, PREVIOUS, OBJECT), places.T, strict=True))}
+    places = torch.stack([torch.randperm(tokens - 1, generator=g)[:4] for _ in range(n)])
+    positions = {
+        LAST: torch.full((n,), tokens - 1),
+        **dict(zip((QUERY, PREVIOUS, OBJECT, RANDOM), places.T, strict=True)),
+    }
     ids = torch.randint(VOCABULARY, (n, tokens), generator=g)
     return Examples(ids, torch.randint(VOCABULARY, (n,), generator=g), positions)
 

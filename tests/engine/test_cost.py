@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mechdiff.engine.edits import Block, Keep, Mix, Part, PathPatch, Replace
-from mechdiff.engine.memory import WEIGHED_TOKENS, Memory, peak_bytes
+from mechdiff.engine.memory import Memory, peak_bytes
 from mechdiff.engine.run import Run
 from mechdiff.errors import InputError
 from mechdiff.heads import Head
@@ -35,9 +35,9 @@ def counting_tokens(model):
 
 def tokens_seen(s: Setting, edits, source) -> list[int]:
     run = Run(s.model, s.examples, 10**9)
+    Memory.of(s.model, run.memory)  # runs the first layer once to weigh it, and remembers
     with counting_tokens(s.model) as seen:
         run.evaluate(edits, Run(s.model, source, 10**9) if source is s.noise else source)
-    seen[0] -= WEIGHED_TOKENS  # the first layer is also run once to weigh it
     return [seen[layer] for layer in range(LAYERS)]
 
 
@@ -76,6 +76,14 @@ def test_removing_one_head_at_the_last_token_from_a_circuit_is_one_token_from_it
     assert seen == [distinct + labels[layer] + N * (layer + 2) for layer in range(LAYERS)]
 
 
+def test_edits_of_one_call_recompute_each_its_own_suffix_and_the_source_only_where_it_is_read(s):
+    edits = [Replace(frozenset({(Head(0, 0), position)})) for position in (LAST, PREVIOUS)]
+    seen = tokens_seen(s, edits, s.noise)
+    suffix = T - 4
+    captured = [2 * N * T] + [N * T] * (LAYERS - 1)
+    assert seen == [c + N * (1 + (suffix if layer < LAYERS - 1 else 1)) for layer, c in enumerate(captured)]
+
+
 def test_a_knockout_from_a_layer_up_leaves_the_layers_below_alone(s):
     seen = tokens_seen(s, [Block(LAST, QUERY, layer) for layer in range(LAYERS)], None)
     assert seen == [N * T + N * (layer + 1) for layer in range(LAYERS)]
@@ -101,7 +109,7 @@ def test_the_budget_is_kept(shape, memory):
         ([PathPatch(head, LAST) for head in heads], noise),
         ([PathPatch(head, PREVIOUS, into, Part.VALUE) for head in heads], noise),
         ([Keep(frozenset({(head, LAST), (heads[0], QUERY), (heads[1], PREVIOUS)})) for head in heads], s.means),
-        ([Replace(frozenset({(head, QUERY)}), frozenset({Part.VALUE, Part.OUTPUT})) for head in heads], noise),
+        ([Replace(frozenset({(head, QUERY)}), frozenset({Part.VALUE, Part.QUERY})) for head in heads], run),
         ([Block(QUERY, PREVIOUS, layer) for layer in range(top)], None),
         ([Mix(LAST, (Head(0, 0), Head(top, 1)), own)], noise),
         ([], None),
@@ -122,11 +130,22 @@ def test_the_budget_is_kept_with_gradients():
     assert peak_bytes(learn) <= memory
 
 
-def test_gradients_of_more_examples_than_fit_are_refused():
-    s = setting(*SHAPES[0], seed=0)
-    mask = Mix(LAST, (Head(0, 0), Head(3, 1)), torch.full((2,), 0.5, requires_grad=True))
-    with pytest.raises(InputError, match=r"^memory: 3000000 bytes are too few"):
-        Run(s.model, s.examples, 3_000_000).evaluate([mask], Run(s.model, s.noise, 3_000_000))
+def test_gradients_of_more_examples_than_fit_at_once_keep_the_budget():
+    s, gradients = setting(*SHAPES[0], seed=0), []
+    for memory in (10**9, 3_000_000):
+        own = torch.full((2,), 0.5, requires_grad=True)
+
+        def learn(own=own, memory=memory) -> None:
+            mask = Mix(LAST, (Head(0, 0), Head(3, 1)), own)
+            _, mixed = Run(s.model, s.examples, memory).evaluate([mask], Run(s.model, s.noise, memory))
+            mixed.logit.sum().backward()
+
+        held = peak_bytes(learn)
+        assert held <= memory
+        gradients.append((own.grad, held))
+    (all_at_once, more), (in_turn, less) = gradients
+    torch.testing.assert_close(in_turn, all_at_once, atol=1e-5, rtol=1e-5)
+    assert less < 3_000_000 < more
 
 
 def test_what_cannot_fit_says_how_much_it_needs_and_then_fits():

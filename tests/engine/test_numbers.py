@@ -10,9 +10,10 @@ from peft import LoraConfig, get_peft_model
 
 from mechdiff.engine.edits import Block, Keep, Mix, Part, PathPatch, Replace
 from mechdiff.engine.run import Run
-from mechdiff.heads import Head
+from mechdiff.heads import Head, Position
 from mechdiff.models import patchable
-from random_runs import LAST, PREVIOUS, QUERY, Setting, setting
+from micro import micro_llama
+from random_runs import LAST, PREVIOUS, QUERY, VOCABULARY, Setting, setting
 
 INTO = (Head(2, 1), Head(4, 0))
 MEMORY = 10**9
@@ -147,6 +148,18 @@ def test_a_mean_ablated_run_of_coinciding_positions_is_refused(s):
     run = Run(s.model, replace(s.examples, positions=positions), MEMORY)
     with pytest.raises(ValueError, match="different tokens"):
         run.evaluate([Keep(frozenset((Head(1, 0), position) for position in (LAST, QUERY, PREVIOUS)))], s.means)
+
+
+@pytest.mark.parametrize("position", list(Position))
+def test_with_the_queries_keys_and_values_of_another_model_a_head_gives_its_output(s, position):
+    donor = replace(s, model=micro_llama(5, 6, 2, 8, VOCABULARY, seed=5, spread=0.15)).model
+    run, nodes = Run(s.model, s.examples, MEMORY), [{(Head(i, h), position) for i in range(5)} for h in range(6)]
+    inputs, output = frozenset({Part.QUERY, Part.KEY, Part.VALUE}), frozenset({Part.OUTPUT})
+    for parts in (inputs, inputs | output):
+        edits = [Replace(frozenset(some), parts) for some in nodes]
+        base, found = run.evaluate(edits, Run(donor, s.examples, MEMORY))
+        _, wanted = run.evaluate([Replace(frozenset(some), output) for some in nodes], Run(donor, s.examples, MEMORY))
+        assert (found.logit - wanted.logit).abs().max() <= 1e-5 < (found.logit - base.logit).abs().max()
 
 
 def test_no_edits_give_the_models_own_answers(s):

@@ -120,26 +120,53 @@ def _rows(batch: Examples) -> Tensor:
 def _replacing(
     model: PatchableModel, batch: Examples, theirs: Examples | None, edit: Replace, source: Kept | Tensor
 ) -> Iterator[None]:
+    """While open, nodes take their parts from the source; for inputs, their layer's attention is run a second time."""
+    rows, inputs, again = _rows(batch), edit.parts - {Part.OUTPUT}, False
+    made: dict[int, Tensor] = {}  # outputs of attention when run again
+
+    def outputs(layer: int, z: Tensor) -> Tensor:
+        if again:
+            made[layer] = z
+            return z
+        z = z.clone()
+        for head, position in edit.nodes:
+            if head.layer == layer:
+                at, head = batch.positions[position], head.index
+                if Part.OUTPUT not in edit.parts:
+                    z[rows, at, head] = made[layer][rows, at, head]
+                elif isinstance(source, Tensor):
+                    z[rows, at, head] = source[layer, at, head]
+                else:
+                    z[rows, at, head] = source[Part.OUTPUT][layer][rows, theirs.positions[position], head]
+        return z
+
     def replacing(part: Part):
         def replace(layer: int, x: Tensor) -> Tensor:
             x = x.clone()
             for head, position in edit.nodes:
                 if head.layer == layer:
-                    slot, at = model.slot(head, part), batch.positions[position]
-                    if isinstance(source, Tensor):
-                        x[_rows(batch), at, slot] = source[layer, at, slot]
-                    else:
-                        x[_rows(batch), at, slot] = source[part][layer][_rows(batch), theirs.positions[position], slot]
+                    slot = model.slot(head, part)
+                    at = batch.positions[position][:, None] if part is Part.QUERY else slice(None)
+                    x[rows[:, None], at, slot] = source[part][layer][rows[:, None], at, slot]
             return x
 
         return replace
 
+    def attend_again(module, args, kwargs):
+        nonlocal again
+        if not again:
+            again = True
+            with ExitStack() as hooks:
+                for part in inputs:
+                    hooks.enter_context(editing_projections(model, part, replacing(part)))
+                module(*args, **kwargs)
+            again = False
+
     with ExitStack() as hooks:
-        for part in edit.parts:
-            editing = editing_outputs(model, replacing(part))
-            if part is not Part.OUTPUT:
-                editing = editing_projections(model, part, replacing(part))
-            hooks.enter_context(editing)
+        hooks.enter_context(editing_outputs(model, outputs))
+        for layer in {head.layer for head, _ in edit.nodes} if inputs else ():
+            attention = model.layers[layer].self_attn
+            hooks.callback(attention.register_forward_pre_hook(attend_again, with_kwargs=True).remove)
         yield
 
 

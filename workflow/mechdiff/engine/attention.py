@@ -47,3 +47,33 @@ def folded(
     past = weights[..., :context].reshape(n, groups, folds, context) @ context_v
     z = past.view(*shape, d) + torch.einsum("nkgrqs,nkrsd->nkgrqd", weights[..., context:], v)
     return z.permute(0, 3, 4, 1, 2, 5).reshape(n, rows * queries, heads, d)
+
+
+def seen_from(
+    q: Tensor,
+    context: tuple[Tensor, Tensor],
+    own: tuple[Tensor, Tensor],
+    others: tuple[Tensor | None, Tensor | None],
+    seen: tuple[Tensor, Tensor],
+    scaling: float,
+) -> Tensor:
+    """Outputs [n, R, H, d] of the heads of one token, which sees its own or another run's keys, and values likewise.
+
+    q [n, H, R, d]; keys and values of the context [n, K, C, d], of each row's own tokens from there up to this one
+    [n, K, R, S, d], and the other run's [n, K, C + S, d], needed where ``seen`` [R, H] says that it sees them.
+    """
+    n, heads, rows, d = q.shape
+    groups, past = context[0].shape[1], context[0].shape[2]
+    shape = (n, groups, heads // groups, rows)
+    keys, values = (x.reshape(rows, groups, -1).permute(1, 2, 0)[..., None] for x in seen)  # [K, G, R, 1]
+    q = q.reshape(*shape, d)
+    scores = [torch.einsum("nkgrd,nkcd->nkgrc", q, context[0]), torch.einsum("nkgrd,nkrsd->nkgrs", q, own[0])]
+    scores = torch.cat(scores, -1)
+    if keys.any():
+        scores = torch.where(keys, torch.einsum("nkgrd,nktd->nkgrt", q, others[0]), scores)
+    weights = (scores.float() * scaling).softmax(-1).to(q.dtype)
+    z = torch.einsum("nkgrc,nkcd->nkgrd", weights[..., :past], context[1])
+    z = z + torch.einsum("nkgrs,nkrsd->nkgrd", weights[..., past:], own[1])
+    if values.any():
+        z = torch.where(values, torch.einsum("nkgrt,nktd->nkgrd", weights, others[1]), z)
+    return z.permute(0, 3, 1, 2, 4).reshape(n, rows, heads, d)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from mechdiff.engine.capture import Wanted, capture
+from mechdiff.engine.capture import Capture, Wanted, capture
 from mechdiff.engine.edits import Part
 from mechdiff.examples import Examples
 from mechdiff.heads import Position
@@ -68,11 +68,11 @@ class Chunk:
     positions: dict[Position, Tensor]
     source: Source | None
 
-    def from_source(self, named: Sequence[Position], parts: frozenset[Part], until: int) -> dict[Part, list[Tensor]]:
-        """Parts of every head at named positions, per layer below ``until`` [n, P, H or K, d]."""
+    def from_source(self, named: Sequence[Position], wanted: Wanted) -> Capture:
+        """The source's run, with the wanted parts of every head at named positions, per layer [n, P, H or K, d]."""
         if self.source.means is not None:
             at = torch.stack([self.positions[p] for p in named], 1).to(self.model.weight.device)
-            return {Part.OUTPUT: [means[at] for means in self.source.means[:until]]}
+            return Capture(parts={Part.OUTPUT: [means[at] for means in self.source.means[: wanted.until]]})
         model, examples = self.source.model, self.source.examples
         read = torch.stack([examples.positions[p] for p in named], 1)
-        return capture(model, examples.input_ids, Wanted(read=read, parts=parts, until=until)).parts
+        return capture(model, examples.input_ids, replace(wanted, read=read))

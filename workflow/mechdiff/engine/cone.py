@@ -12,6 +12,7 @@ head.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,13 +24,31 @@ from mechdiff.models import PatchableModel
 
 # (layer, queries [n, H, R, Q, d], keys, values [n, K, R, S, d]) -> the same, edited
 EditVectors = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-# (layer, heads' outputs [n, R, Q, H, d]) -> the same, edited; Q = S, or 1 in the last layer
-EditOutputs = Callable[[int, Tensor], Tensor]
+# (layer, heads' outputs [n, R, Q, H, d], what they were made from) -> outputs, edited; Q = S, or 1 in the last layer
+EditOutputs = Callable[[int, Tensor, "Attended"], Tensor]
 
 
-def nothing(layer: int, *x: Tensor):
-    """No edit."""
-    return x if len(x) > 1 else x[0]
+@dataclass(frozen=True)
+class Attended:
+    """What heads' outputs were made from: queries [n, H, R, Q, d], each row's own keys and values [n, K, R, S, d] and
+    those of the context [n, K, C, d]."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    context_k: Tensor
+    context_v: Tensor
+    scaling: float
+
+
+def same_vectors(layer: int, *x: Tensor) -> tuple[Tensor, ...]:
+    """No edit of queries, keys and values."""
+    return x
+
+
+def same_outputs(layer: int, z: Tensor, attended: Attended) -> Tensor:
+    """No edit of heads' outputs."""
+    return z
 
 
 class _FoundError(Exception):
@@ -59,7 +78,11 @@ class Cone:
         self.rotations = model.rotations((live[:1] if (live == live[0]).all() else live).to(model.weight.device))
 
     def step(
-        self, layer: int, stream: Tensor, edit_vectors: EditVectors = nothing, edit_outputs: EditOutputs = nothing
+        self,
+        layer: int,
+        stream: Tensor,
+        edit_vectors: EditVectors = same_vectors,
+        edit_outputs: EditOutputs = same_outputs,
     ) -> Tensor:
         """The stream [n, R, S, D] after one more layer; [n, R, 1, D], the final token, after the last one."""
         rows, live = stream.shape[1:3]
@@ -76,7 +99,8 @@ class Cone:
             past = [x[layer][:, :, : self.context] for x in (self.base.keys, self.base.values)]
             visible = None if self.visible is None else self.visible[:, queries]
             z = folded(q, k, v, *past, scaling, visible)
-            return edit_outputs(layer, z.unflatten(1, (rows, -1))).flatten(1, 2)
+            attended = Attended(q, k, v, *past, scaling)
+            return edit_outputs(layer, z.unflatten(1, (rows, -1)), attended).flatten(1, 2)
 
         rotations = self._rotations(rows, queries)
         return self.model.run_layer(layer, stream.flatten(1, 2), rotations, attend).unflatten(1, (rows, -1))
@@ -111,7 +135,7 @@ def join(stream: Tensor | None, base: Tensor | None, parents: tuple[int, ...]) -
 
 
 def walk(
-    cone: Cone, rows: Rows, edit_vectors: EditVectors = nothing, edit_outputs: EditOutputs = nothing
+    cone: Cone, rows: Rows, edit_vectors: EditVectors = same_vectors, edit_outputs: EditOutputs = same_outputs
 ) -> Tensor | None:
     """The final token's stream [n, R, D] of every row after the last layer; None without rows."""
     stream = None

@@ -17,10 +17,7 @@ Node = tuple[Head, Position]
 
 
 class Part(StrEnum):
-    """What of a head: its output (what enters ``o_proj``), or the vectors with which it attends.
-
-    Queries and keys are taken as attention sees them, with the token's place in them.
-    """
+    """What of a head: its output (what enters ``o_proj``), or the vectors with which it attends."""
 
     OUTPUT = "output"
     QUERY = "q"
@@ -30,7 +27,11 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Replace:
-    """These nodes take their parts from the source; the rest follows. Grouped heads share a key and a value."""
+    """These nodes take their parts from the source; the rest follows.
+
+    Output, or what it is made from: the node's query, and the keys and values of all tokens that it attends to, as it
+    alone sees them (other nodes see the run's own). With all three a node gives the source's output.
+    """
 
     nodes: frozenset[Node]
     parts: frozenset[Part] = frozenset({Part.OUTPUT})

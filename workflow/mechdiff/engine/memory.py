@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -63,6 +64,21 @@ def peak_bytes(function: Callable[[], object]) -> int:
     return alive.peak
 
 
+@lru_cache(maxsize=4)
+def _weighed(model: PatchableModel, learned: bool, dtype: torch.dtype, device: torch.device) -> float:
+    """Bytes that one token holds in a layer at the worst moment; learned: with the gradient of what enters it."""
+    stream = torch.zeros(1, WEIGHED_TOKENS, model.width, device=device, requires_grad=learned)
+    rotations = model.rotations(torch.arange(WEIGHED_TOKENS, device=device)[None])
+
+    def layer() -> None:
+        after = model.run_layer(0, stream, rotations, causal)
+        if learned:
+            torch.autograd.grad(after.sum(), stream)
+
+    with torch.set_grad_enabled(learned):
+        return peak_bytes(layer) / WEIGHED_TOKENS
+
+
 @dataclass(frozen=True)
 class Fit:
     """How much to take together: examples, and rows (edits) of each."""
@@ -106,18 +122,9 @@ class Memory:
 
     @classmethod
     def of(cls, model: PatchableModel, budget: int, learned: bool = False) -> Memory:
-        """Weigh a model's layer; learned: with the gradient of what enters it."""
+        """Weigh a model's layer."""
         weight = model.weight
-        stream = torch.zeros(1, WEIGHED_TOKENS, model.width, device=weight.device, requires_grad=learned)
-        rotations = model.rotations(torch.arange(WEIGHED_TOKENS, device=weight.device)[None])
-
-        def layer() -> None:
-            after = model.run_layer(0, stream, rotations, causal)
-            if learned:
-                torch.autograd.grad(after.sum(), stream)
-
-        with torch.set_grad_enabled(learned):
-            weighed = peak_bytes(layer) / WEIGHED_TOKENS
+        weighed = _weighed(model, learned, weight.dtype, weight.device)
         # Beside what the layer makes: the stream entering it, and that of the layer below while rows are gathered.
         token = int(MARGIN * (weighed + 8 * model.width * 4))
         head = 0 if weight.dtype is torch.float32 else weight.numel() * 4  # a copy in float32
@@ -142,13 +149,14 @@ class Memory:
         left = (self.budget - n * need.captured) // (n * need.row)
         return Fit(n, max(1, min(need.rows, most // (n * need.tokens), left)))
 
-    def fit_learned(self, needs: Sequence[Need]) -> list[Fit]:
-        """Everything at once: nothing can be let go before gradients are taken. InputError when it is too much."""
-        held, layers = 0, len(self.model.layers)
-        for need in needs:
-            held += need.examples * (need.captured + need.rows * (layers * need.row + 2 * need.logits))
-        self._require(held + max(need.examples * need.prompt for need in needs))
-        return [Fit(need.examples, need.rows) for need in needs]
+    def fit_learned(self, needs: Sequence[Need]) -> tuple[list[Fit], bool]:
+        """The most examples whose layers can be held until gradients are taken, with every row of each; and whether all
+        can be. InputError when one example is too much."""
+        layers = len(self.model.layers)
+        each = [n.captured + max(n.prompt, n.rows * (layers * n.row + 2 * n.logits)) for n in needs]
+        self._require(max(each, default=0))
+        fits = [Fit(min(n.examples, self.budget // held), n.rows) for n, held in zip(needs, each, strict=True)]
+        return fits, sum(n.examples * held for n, held in zip(needs, each, strict=True)) <= self.budget
 
     def _require(self, needed: int) -> None:
         if needed > self.budget:

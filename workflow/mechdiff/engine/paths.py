@@ -61,7 +61,7 @@ class OpenPaths:
     def __init__(self, paths: Paths, chunk: Chunk) -> None:
         self.paths = paths
         self.base = capture(chunk.model, chunk.input_ids, paths.wanted(chunk))
-        source = chunk.from_source(paths.named, frozenset({Part.OUTPUT}), paths.highest)[Part.OUTPUT]
+        source = chunk.from_source(paths.named, Wanted(until=paths.highest)).parts[Part.OUTPUT]
         self.source = [z[:, 0] for z in source]
         self.slot = chunk.slots[paths.position]
         self.cone = None if paths.receivers is None else Cone(chunk.model, self.base, chunk.live)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mechdiff.engine.capture import Wanted, capture
 from mechdiff.engine.chunk import Chunk, Layout, Source
@@ -63,14 +64,19 @@ class Run:
         order = sorted(range(len(edits)), key=lambda e: kind.does[e])  # those that begin alike side by side
         layouts = list(kind.layouts(self.examples))
         needs = [self._need(memory, kind, layout, max(1, len(edits))) for layout in layouts]
-        fits = memory.fit_learned(needs) if kind.learned else [memory.fit(need) for need in needs]
+        fits, held = memory.fit_learned(needs) if kind.learned else ([memory.fit(need) for need in needs], True)
         members, parts = [], []
         for layout, fit in zip(layouts, fits, strict=True):
             for start in range(0, len(layout.members), fit.examples):
                 some = slice(start, start + fit.examples)
                 members.append(layout.members[some])
                 chunk = self._chunk(members[-1], layout.live[some], layout.slots, source)
-                parts.append(self._outcome(kind, chunk, members[-1], order, fit.rows, memory, done))
+                if held:
+                    parts.append(self._outcome(kind, chunk, members[-1], order, fit.rows, memory, done))
+                else:  # computed again when gradients are taken
+                    asked = (kind, chunk, members[-1], order, fit.rows, memory, lambda rows: None)
+                    parts.append(checkpoint(self._outcome, *asked, use_reentrant=False))
+                    done(len(edits) * len(members[-1]))
         outcome = joined(parts, 1)
         examples, rows = torch.cat(members).argsort(), 1 + torch.tensor(order, dtype=torch.int64).argsort()
         base, edited = outcome.map(lambda x: x[0, examples]), outcome.map(lambda x: x[rows][:, examples])
@@ -78,6 +84,10 @@ class Run:
             none = 0 * sum(edit.own.sum() for edit in edits if isinstance(edit, Mix)).to(edited.logit)
             edited = replace(edited, logit=edited.logit + none, log_probability=edited.log_probability + none)
         return base, edited
+
+    def take(self, rows: Tensor | slice) -> Run:
+        """The same model on these of the prompts."""
+        return replace(self, examples=self.examples.take(rows))
 
     def mean_outputs(self) -> Tensor:
         """Mean output of each head at each absolute position [L, T, H, d], summed in float64 and kept in float32."""
@@ -137,8 +147,9 @@ def _require_fitting(edits: Sequence[Edit], examples: Examples, source: Run | Te
         if len(source.examples) != len(examples):
             raise ValueError(f"the source has {len(source.examples)} examples, the run {len(examples)}")
         same = all(torch.equal(at, source.examples.positions[p]) for p, at in examples.positions.items())
-        if parts & {Part.QUERY, Part.KEY} and not same:
-            raise ValueError("queries and keys can only be taken from prompts with the same positions")
+        same = same and source.examples.input_ids.shape == examples.input_ids.shape
+        if parts - {Part.OUTPUT} and not same:
+            raise ValueError("queries, keys and values can only be taken from prompts with the same positions")
     elif parts - {Part.OUTPUT}:
         raise ValueError("queries, keys and values can only be taken from a run, not from mean outputs")
 

@@ -4,7 +4,9 @@ A share of 1 is the head's own, 0 the source's. The base run is the clean one, e
 one, every share 0, in which positions do not talk: there only the named positions are live, and those that come before
 any difference between the edits are computed once for all of them.
 
-Axes: E edits, L layers, P named positions, H heads (K for keys and values), n examples, R rows, S live tokens.
+A head that attends with some of the source's queries, keys or values has its output made anew, at its position alone.
+
+Axes: E edits, L layers, P named positions, H heads, n examples, R rows, S live tokens.
 """
 
 from __future__ import annotations
@@ -16,18 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mechdiff.engine.attention import seen_from
 from mechdiff.engine.capture import Capture, Wanted, capture, capture_ablated
 from mechdiff.engine.chunk import Chunk, Layout, named_tokens, suffixes
-from mechdiff.engine.cone import Cone, EditOutputs, EditVectors, walk
+from mechdiff.engine.cone import Attended, Cone, EditOutputs, walk
 from mechdiff.engine.edits import Keep, Mix, Part, Replace
-from mechdiff.engine.rows import Rows, branch
+from mechdiff.engine.rows import BASE, Rows, branch
 from mechdiff.examples import Examples
 from mechdiff.heads import Position
 from mechdiff.models import PatchableModel
 
 
 class Shares:
-    """Edits as own shares [E, L, P, H or K] of each part."""
+    """Edits as own shares [E, L, P, H] of each part."""
 
     def __init__(self, model: PatchableModel, edits: Sequence[Replace | Keep | Mix]) -> None:
         self.model, self.ablated = model, isinstance(edits[0], Keep)
@@ -37,8 +40,13 @@ class Shares:
         last = self.ablated or not nodes
         self.named = [p for p in Position if p in nodes or (last and p is Position.LAST)]
         self.parts = frozenset().union(*(e.parts if isinstance(e, Replace) else {Part.OUTPUT} for e in edits))
+        self.inputs = self.parts - {Part.OUTPUT}
         self.shares = {part: self._shares(edits, part) for part in self.parts}
         self.touched = {part: (own.detach() != 1).any(-1) for part, own in self.shares.items()}  # [E, L, P]
+        for e, edit in enumerate(edits):  # a mask has a gradient even where it patches nothing
+            if isinstance(edit, Mix) and edit.heads:
+                at = (e, [head.layer for head in edit.heads], self.named.index(edit.position))
+                self.touched[Part.OUTPUT][at] = True
         # What each edit does, as numbers [E, L, P, ...]. Masks that are learned stay apart, equal or not: each has its
         # own gradient.
         learned = torch.zeros(len(edits), len(model.layers), len(self.named), 1)
@@ -48,6 +56,9 @@ class Shares:
         own = [own.detach() for own in self.shares.values()]
         self.numbers = torch.cat([learned, *own], -1).numpy()
         self.shares = {part: own.to(model.weight) for part, own in self.shares.items()}
+        nothing = np.full_like(self.numbers, not self.ablated)
+        nothing[..., 0] = 0
+        self.acts = (self.numbers != nothing).any(-1)  # [E, L, P]
         self.does = self.actions(range(len(edits)), range(len(self.named)))
         self.first = self.rows(range(len(edits)), range(len(self.named))).first
 
@@ -63,15 +74,15 @@ class Shares:
 
     def _shares(self, edits: Sequence[Replace | Keep | Mix], part: Part) -> Tensor:
         model, place = self.model, {position: i for i, position in enumerate(self.named)}
-        heads = model.heads_per_layer if part in (Part.OUTPUT, Part.QUERY) else model.values_per_layer
-        own = torch.full((len(edits), len(model.layers), len(self.named), heads), 0.0 if self.ablated else 1.0)
+        shape = (len(edits), len(model.layers), len(self.named), model.heads_per_layer)
+        own = torch.full(shape, 0.0 if self.ablated else 1.0)
         at: list[tuple[int, int, int, int]] = []
         for e, edit in enumerate(edits):
             if isinstance(edit, Mix):
                 nodes = [(e, head.layer, place[edit.position], head.index) for head in edit.heads]
                 own = own.index_put(tuple(torch.tensor(nodes).T), edit.own.float().cpu())
             elif self.ablated or part in edit.parts:
-                at += [(e, head.layer, place[position], model.slot(head, part)) for head, position in edit.nodes]
+                at += [(e, head.layer, place[position], head.index) for head, position in edit.nodes]
         if at:
             own = own.index_put(tuple(torch.tensor(at).T), torch.tensor(float(self.ablated)))
         return own
@@ -82,9 +93,16 @@ class Shares:
     def wanted(self, layout: Layout) -> Wanted:
         return Wanted(live=layout.live, context=True, first=self.first)
 
+    @property
+    def from_source(self) -> Wanted:
+        """What is kept of the source; where it is read comes with the examples."""
+        seen = bool(self.parts & {Part.KEY, Part.VALUE})
+        acting = np.flatnonzero(self.acts.any((0, 2)))
+        until = None if self.ablated else 1 + max(acting, default=-1)  # nothing is read above
+        return Wanted(parts=self.parts & {Part.OUTPUT, Part.QUERY}, context=seen, first=self.first, until=until)
+
     def source_bytes(self, prompt: int) -> int:
-        places = torch.zeros(1, len(self.named))
-        return Wanted(read=places, parts=self.parts).bytes(self.model, prompt)
+        return replace(self.from_source, read=torch.zeros(1, len(self.named))).bytes(self.model, prompt)
 
     def open(self, chunk: Chunk) -> OpenShares:
         return OpenShares(self, chunk)
@@ -101,14 +119,14 @@ class OpenShares:
                 self.base = capture_ablated(model, chunk.input_ids, wanted, chunk.source.means)
             else:
                 self.base = capture(model, chunk.input_ids, wanted)
-            self.source = chunk.from_source(shares.named, shares.parts, len(model.layers)) if chunk.source else {}
+            self.source = chunk.from_source(shares.named, shares.from_source) if chunk.source else Capture()
         self.places, live = list(range(len(shares.named))), chunk.live
         if shares.ablated and (common := self._common(live.shape[1])):
             slots = [chunk.slots[position] + live.shape[1] for position in shares.named]
             self._settle(model, live, [i for i in self.places if slots[i] < common])
             self.places = [i for i in self.places if slots[i] >= common]
             live, self.base = live[:, common:], _live_only(self.base, slice(common, None))
-        self.cone = Cone(model, self.base, live)
+        self.live, self.cones = live, {}
 
     def _common(self, live: int) -> int:
         """How many live tokens come before the first at which the edits differ; 0 when they differ nowhere."""
@@ -130,36 +148,73 @@ class OpenShares:
             return q, k, v
 
         cone = Cone(model, _live_only(self.base, slice(common)), live)
-        walk(cone, rows, keep, self._editing(rows, shift)[1])
+        walk(cone, rows, keep, self._editing(rows, shift))
 
     def streams(self, edits: Sequence[int]) -> tuple[Tensor | None, Sequence[int]]:
         """The final token's stream [n, R, D] of these edits' rows; for each edit its row plus 1 (0: the base run)."""
-        rows = self.shares.rows(edits, self.places)
-        return walk(self.cone, rows, *self._editing(rows, 0, edits)), rows.final
+        found, final = [], [BASE] * len(edits)
+        reaching: dict[int, list[int]] = {}  # leftmost slot that they change -> edits
+        for i, edit in enumerate(edits):
+            slots = [
+                self.slots[self.shares.named[place]] for place in self.places if self.shares.acts[edit][:, place].any()
+            ]
+            if slots:
+                reaching.setdefault(min(slots), []).append(i)
+        for slot, some in reaching.items():
+            chosen = [edits[i] for i in some]
+            rows = self.shares.rows(chosen, self.places)
+            before = sum(stream.shape[1] for stream in found)
+            for i, row in zip(some, rows.final, strict=True):
+                final[i] = before + row
+            found.append(walk(self._cone(slot), rows, edit_outputs=self._editing(rows, 0, chosen)))
+        return (torch.cat(found, 1) if found else None), final
 
-    def _editing(self, rows: Rows, shift: int, edits: Sequence[int] = (0,)) -> tuple[EditVectors, EditOutputs]:
-        """Vectors and outputs of rows, mixed with the source's; shift: of the slots among other live tokens."""
+    def _cone(self, slot: int) -> Cone:
+        """Over the live tokens from a slot on."""
+        if slot not in self.cones:
+            tokens = slice(self.live.shape[1] + slot, None)
+            self.cones[slot] = Cone(self.shares.model, _live_only(self.base, tokens), self.live[:, tokens])
+        return self.cones[slot]
 
-        def mixed(part: Part, layer: int, x: Tensor) -> Tensor:  # [n, R, Q, H or K, d]
-            if part not in self.shares.parts:
-                return x
+    def _editing(self, rows: Rows, shift: int, edits: Sequence[int] = (0,)) -> EditOutputs:
+        """Outputs of rows, mixed with the source's; shift: of the slots among other live tokens."""
+        shares, touched = self.shares.shares, self.shares.touched
+
+        def outputs(layer: int, z: Tensor, attended: Attended) -> Tensor:  # [n, R, Q, H, d]
             owners = [edits[e] for e in rows.layers[layer].edits]
             for place, position in enumerate(self.shares.named):
                 slot = self.slots[position] + shift
-                if -x.shape[2] <= slot < 0 and self.shares.touched[part][owners, layer, place].any():
-                    own = self.shares.shares[part][owners, layer, place]  # [R, H or K]
-                    source = self.source[part][layer][:, None, place]
-                    mine = x[:, :, slot].clone()  # a gradient needs it as it was
-                    x[:, :, slot] = torch.lerp(source, mine, own[None, :, :, None])
-            return x
+                if not -z.shape[2] <= slot < 0:
+                    continue
+                if any(touched[part][owners, layer, place].any() for part in self.shares.inputs):
+                    z[:, :, slot] = self._attend(layer, z[:, :, slot], attended, owners, place, slot)
+                if Part.OUTPUT in shares and touched[Part.OUTPUT][owners, layer, place].any():
+                    own = shares[Part.OUTPUT][owners, layer, place]  # [R, H]
+                    mine = z[:, :, slot].clone()  # a gradient needs it as it was
+                    z[:, :, slot] = torch.lerp(
+                        self.source.parts[Part.OUTPUT][layer][:, None, place], mine, own[..., None]
+                    )
+            return z
 
-        def vectors(layer: int, *x: Tensor) -> tuple[Tensor, ...]:
-            parts = (Part.QUERY, Part.KEY, Part.VALUE)
-            for part, each in zip(parts, x, strict=True):
-                mixed(part, layer, each.permute(0, 2, 3, 1, 4))  # a view: edited in place
-            return x
+        return outputs
 
-        return vectors, lambda layer, z: mixed(Part.OUTPUT, layer, z)
+    def _attend(
+        self, layer: int, z: Tensor, attended: Attended, owners: Sequence[int], place: int, slot: int
+    ) -> Tensor:
+        """Outputs [n, R, H, d] at one position, made anew where a head attends with vectors of the source."""
+        a, none = attended, torch.zeros(z.shape[1:3], dtype=torch.bool, device=z.device)
+        theirs = {part: self.shares.shares[part][owners, layer, place] == 0 for part in self.shares.inputs}  # [R, H]
+        query, key, value = (theirs.get(part, none) for part in (Part.QUERY, Part.KEY, Part.VALUE))
+        q = a.q[:, :, :, slot]  # [n, H, R, d]
+        if query.any():
+            q = torch.where(query.T[..., None], self.source.parts[Part.QUERY][layer][:, place, :, None], q)
+        live = a.k.shape[3] + slot + 1  # of them, up to this one
+        length = a.context_k.shape[2] + live
+        others = [x[layer] for x in (self.source.keys, self.source.values)]  # None where none are wanted
+        others = [x if x is None else x[:, :, :length] for x in others]
+        own = (a.k[:, :, :, :live], a.v[:, :, :, :live])
+        made = seen_from(q, (a.context_k, a.context_v), own, others, (key, value), a.scaling)
+        return torch.where((query | key | value)[..., None], made, z)
 
 
 def _live_only(base: Capture, tokens: slice) -> Capture:
