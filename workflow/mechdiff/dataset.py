@@ -7,7 +7,8 @@ gives the paper's rows instead: each scene is queried once per box, in consecuti
 Columns: scene_id, prompt, input_ids, answer, answer_id, query_label, the named positions (``Position.column``), and the
 scene itself (objects, labels, query). ``discovery`` also has the noise prompt: another scene, whose query label is a
 letter that labels none of its boxes; its previous_query_label is one of its label positions, drawn once per row.
-In ``means`` the letter may label no box: then answer and the positions that depend on it are missing.
+In ``means`` the letter may label no box: then answer and the positions that depend on it are missing. ``evaluation``
+also has a random token of the context, neither the correct object nor the queried box's label.
 """
 
 from __future__ import annotations
@@ -103,6 +104,10 @@ def _row(task: BoxTask, scene_id: int, scene: Scene, split: str, rng: np.random.
         row[Position.CORRECT_OBJECT.column] = prompt.object_positions[query]
     if split == "discovery":
         row |= _noise(task, scene, rng)
+    if split == "evaluation":
+        carriers = {row[p.column] for p in (Position.PREVIOUS_QUERY_LABEL, Position.CORRECT_OBJECT)}
+        others = [i for i in range(prompt.object_positions[0], prompt.label_positions[-1] + 1) if i not in carriers]
+        row[Position.RANDOM_CONTEXT.column] = others[rng.integers(len(others))]
     return row
 
 

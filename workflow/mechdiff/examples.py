@@ -1,4 +1,4 @@
-"""A split of the dataset as tensors. Axes: N examples, T tokens."""
+"""A split of the dataset, or a part of a desideratum, as tensors. Axes: N examples, T tokens."""
 
 from __future__ import annotations
 
@@ -43,15 +43,34 @@ class Examples:
 
 def clean_examples(table: pd.DataFrame) -> Examples:
     """The prompts of a split; a column that has missing values (``means``) is left out."""
-    positions = {p: _column(table, p.column) for p in Position if not table[p.column].isna().any()}
-    answers = None if table["answer_id"].isna().any() else _column(table, "answer_id")
-    return Examples(_ids(table, "input_ids"), answers, positions)
+    return _examples(table, "", None if table["answer_id"].isna().any() else "answer_id")
 
 
 def noise_examples(table: pd.DataFrame) -> Examples:
     """The noise prompts of the discovery split, with the positions they are read at."""
-    positions = {p: _column(table, f"noise_{p.column}") for p in Position if f"noise_{p.column}" in table}
-    return Examples(_ids(table, "noise_input_ids"), None, positions)
+    return _examples(table, "noise_")
+
+
+def alternate_examples(table: pd.DataFrame) -> Examples:
+    """The alternate prompts of a desideratum."""
+    return _examples(table, "alternate_")
+
+
+def target_examples(table: pd.DataFrame) -> Examples:
+    """The original prompts of a desideratum; their answers are the targets."""
+    return _examples(table, "", "target_id")
+
+
+def _examples(table: pd.DataFrame, prefix: str, answers: str | None = None) -> Examples:
+    """The prompts whose columns begin with ``prefix``, with the positions that every row of the table has."""
+    columns = {p: f"{prefix}{p.column}" for p in Position}
+    positions = {p: _column(table, c) for p, c in columns.items() if c in table and not table[c].isna().any()}
+    return Examples(_ids(table, f"{prefix}input_ids"), answers and _column(table, answers), positions)
+
+
+def with_scenes(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """What was found for numbered examples, with the scene of each."""
+    return found.assign(scene_id=table["scene_id"].to_numpy()[found["example"].to_numpy(np.int64)])
 
 
 def _ids(table: pd.DataFrame, column: str) -> Tensor:

@@ -46,6 +46,7 @@ class Position(StrEnum):
     QUERY_LABEL = "query_label"
     PREVIOUS_QUERY_LABEL = "previous_query_label"
     CORRECT_OBJECT = "correct_object"
+    RANDOM_CONTEXT = "random_context"  # any other token of the context, for comparison
 
     @property
     def column(self) -> str:

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from mechdiff.errors import InputError
 
 LABELS = tuple(string.ascii_uppercase)
+Pieces = list[tuple[str, str]]  # (text, mark): a marked piece is a space and one word
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ class BoxTask:
 
     def write(self, scene: Scene, query_label: str | None = None) -> Prompt:
         """The prompt of a scene; ``query_label`` stands in for the queried box's own label (noise, ablation means)."""
-        pieces = _pieces(scene, query_label or scene.labels[scene.query])
+        return self.encode(_pieces(scene, query_label or scene.labels[scene.query]))
+
+    def encode(self, pieces: Pieces) -> Prompt:
+        """The prompt written as pieces with the marks object, label and query; InputError where one is not a token."""
         text, ids, tokens = self._encode(pieces)
         return Prompt(text, ids, tuple(tokens["object"]), tuple(tokens["label"]), tokens["query"][0])
 
@@ -83,10 +87,11 @@ class BoxTask:
         """The id of an object as the next token of a prompt."""
         return self._ids[object_]
 
-    def _encode(self, pieces: list[tuple[str, str]]) -> tuple[str, tuple[int, ...], dict[str, list[int]]]:
+    def _encode(self, pieces: Pieces) -> tuple[str, tuple[int, ...], dict[str, list[int]]]:
         """Text, ids, and by mark the token index of each marked piece; InputError where a piece is not one token."""
         text = "".join(piece for piece, _ in pieces)
         encoding = self.tokenizer.encode(text)
+        offsets = encoding.offsets
         tokens: dict[str, list[int]] = {mark: [] for _, mark in pieces}
         start = 0
         for piece, mark in pieces:
@@ -95,11 +100,11 @@ class BoxTask:
                 found = {encoding.char_to_token(c) for c in range(start, end)}
                 found.discard(None)  # the space before the word, where the tokenizer gives it to no token
                 token = found.pop() if len(found) == 1 else None
-                if token is None or encoding.offsets[token][0] < start or encoding.offsets[token][1] > end:
+                if token is None or offsets[token][0] < start or offsets[token][1] > end:
                     raise InputError(f"{piece.strip()!r} is not one token in {text!r}")
                 tokens[mark].append(token)
             start = end
-        if encoding.offsets[-1][1] != len(text):  # an end-of-text token, say
+        if offsets[-1][1] != len(text):  # an end-of-text token, say
             raise InputError(f"the tokenizer writes a token after {text!r}; allowed: none")
         return text, tuple(encoding.ids), tokens
 
@@ -123,11 +128,18 @@ class BoxTask:
         return {word: i for word, i in ids.items() if i not in shared}
 
 
-def _pieces(scene: Scene, query_label: str) -> list[tuple[str, str]]:
-    """(text, mark): a marked piece is a space and one word."""
-    pieces = []
-    for i, (object_, label) in enumerate(zip(scene.objects, scene.labels, strict=True)):
-        end = "," if i < len(scene.objects) - 1 else "."
-        pieces += [("The" if i == 0 else " the", ""), (f" {object_}", "object"), (" is in Box", "")]
-        pieces += [(f" {label}", "label"), (end, "")]
+def segment(object_: str, label: str, relation: str = " is in Box") -> Pieces:
+    """One box and its content, to be joined to others by :func:`passage`."""
+    return [(" the", ""), (f" {object_}", "object"), (relation, ""), (f" {label}", "label")]
+
+
+def passage(segments: Sequence[Pieces], query_label: str, separator: str = ",") -> Pieces:
+    """The segments as one sentence, and the query after it; the first word of all is capitalised."""
+    pieces = [piece for part in segments for piece in [*part, (separator, "")]]
+    pieces[-1] = (".", "")
+    pieces[0] = (pieces[0][0][1].upper() + pieces[0][0][2:], pieces[0][1])
     return [*pieces, (" Box", ""), (f" {query_label}", "query"), (" contains the", "")]
+
+
+def _pieces(scene: Scene, query_label: str) -> Pieces:
+    return passage([segment(o, x) for o, x in zip(scene.objects, scene.labels, strict=True)], query_label)

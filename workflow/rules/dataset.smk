@@ -1,7 +1,7 @@
 rule generate_dataset:
     input:
         objects=config["task"]["objects"],
-        tokenizer=f"{config['models'][BASE]['path']}/tokenizer.json",
+        tokenizer=there(f"{config['models'][BASE]['path']}/tokenizer.json"),
     output:
         split=f"{RUN}/dataset/{{split}}.parquet",
         record=f"{RUN}/dataset/{{split}}.record.json",
@@ -19,3 +19,26 @@ rule generate_dataset:
         "Generate the dataset: {wildcards.split}"
     script:
         "../scripts/generate_dataset.py"
+
+
+rule generate_desideratum:
+    input:
+        objects=config["task"]["objects"],
+        tokenizer=there(f"{config['models'][BASE]['path']}/tokenizer.json"),
+    output:
+        split=f"{RUN}/desiderata/{{desideratum}}.parquet",
+        record=f"{RUN}/desiderata/{{desideratum}}.record.json",
+    log:
+        f"{RUN}/logs/generate_desideratum/{{desideratum}}.log",
+    conda:
+        CONDA
+    params:
+        boxes=config["task"]["boxes"],
+        rows=config["desiderata"]["rows"],
+        sets=config["desiderata"]["sets"],
+        seed=config["seed"],
+        code=code("generate_desideratum"),
+    message:
+        "Generate the desideratum: {wildcards.desideratum}"
+    script:
+        "../scripts/generate_desideratum.py"

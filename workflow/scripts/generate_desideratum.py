@@ -1,0 +1,25 @@
+"""Rule generate_desideratum: original and alternate prompts of one desideratum (paper, section 5, appendix J)."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mechdiff.checkpoints import read_tokenizer
+from mechdiff.config import read_objects
+from mechdiff.desiderata import build_desideratum
+from mechdiff.provenance import job
+from mechdiff.task import BoxTask
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake) as notes:
+        p, name = snakemake.params, snakemake.wildcards.desideratum
+        tokenizer = read_tokenizer(Path(snakemake.input.tokenizer).parent)
+        task = BoxTask(tokenizer, p.boxes, read_objects(snakemake.input.objects))
+        notes["dropped, not one token in place"] = list(task.dropped)
+        if task.dropped:
+            print(f"mechdiff: dropped, not one token in place: {', '.join(task.dropped)}", file=sys.stderr)
+        build_desideratum(task, name, p.rows, p.sets, p.seed).to_parquet(snakemake.output.split, index=False)
