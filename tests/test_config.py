@@ -7,9 +7,19 @@ import shutil
 import pytest
 import yaml
 
-from mechdiff.config import SCHEMA, adapter_on, checked, plan_for, read_objects, threshold_for
+from mechdiff.config import (
+    SCHEMA,
+    adapter_on,
+    checked,
+    missing_checkpoints,
+    plan_for,
+    random_subsets_for,
+    read_objects,
+    threshold_for,
+)
 from mechdiff.dataset import SPLITS
 from mechdiff.errors import InputError
+from mechdiff.published import published
 from mechdiff.task import LABELS
 from micro import OBJECTS, ROOT, micro_llama, save_checkpoint, word_tokenizer
 
@@ -70,8 +80,8 @@ def bad(key: str, value, expected: str):
         bad("seed", "ten", "seed: 'ten' is not allowed; allowed: a value of type integer"),
         bad("memory", 0, "memory: 0 is not allowed; allowed: at least 1"),
         bad("dataset.layout", "mixed", "dataset.layout: 'mixed' is not allowed; allowed: one of disjoint, shared"),
-        bad("colour", "red", "colour: unknown key; allowed: dataset, evaluation, memory"),
-        bad("plan.0.hue", 3, "plan.0.hue: unknown key; allowed: exclude, group, keep"),
+        bad("colour", "red", "colour: unknown key; allowed: completeness, dataset, dcm"),
+        bad("plan.0.hue", 3, "plan.0.hue: unknown key; allowed: exclude, function, group"),
         bad("run", "a b/c", "run: 'a b/c' is not allowed; allowed: text of the form"),
         bad("models.tuned.base", "bse", "models.tuned.base: unknown model 'bse'; allowed: null, base"),
         bad("models.tuned.base", None, "models: 2 have no base (base, tuned); exactly one must be the base"),
@@ -91,11 +101,15 @@ def bad(key: str, value, expected: str):
         bad("planted", "none.yaml", "planted: none.yaml declares no planted heads; allowed: a family file, or null"),
         bad("planted", "config", "planted: config declares no planted heads"),
         bad("minimality.threshold", float("nan"), "minimality.threshold: nan is not allowed; allowed: a finite number"),
+        bad("completeness.per_model", {"goat": 3}, "completeness.per_model: unknown model 'goat'; allowed: base"),
+        bad("dcm.learning_rate", 0, "dcm.learning_rate: 0 is not allowed; allowed: more than 0"),
+        bad("dcm.sparsity", [], "dcm.sparsity: [] is not allowed; allowed: at least 1 entry"),
         bad(
-            "models.tuned.path",
-            "nowhere",
-            "models.tuned.path: no folder 'nowhere'; allowed: the folder of",
+            "plan.0.function",
+            "value",
+            "plan.0.function: 'value' is not allowed; allowed: one of object, label",
         ),
+        bad("models.tuned.paper", "Llama", "models.tuned.paper: 'Llama' is not allowed; allowed: one of Llama-7B"),
         bad("models.tuned.adapter", True, "models.tuned.adapter: true, but"),
         bad("models.base.adapter", True, "models.base.adapter: true, but it has no base; allowed: false"),
         bad("plan.0.position", "query_label", "plan.0.position: 'query_label' never reaches the logits; allowed: last"),
@@ -117,6 +131,33 @@ def test_one_line_names_the_key_the_value_and_what_is_allowed(config, key, value
         checked(config)
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
+
+
+def test_missing_checkpoints_are_named_all_of_them(config):
+    """A plan can be made without them, so the config alone is no error."""
+    config["models"]["tuned"]["path"] = "nowhere"
+    config["models"]["other"] = {"path": "neither", "base": "base", "adapter": True}
+    config["models"]["made"] = {"path": "results/family/seed7/mini-float", "base": "base"}
+    assert missing_checkpoints(checked(config)) == [
+        "models.tuned.path: no folder 'nowhere'; allowed: a folder with config.json, model.safetensors, tokenizer.json",
+        "models.other.path: no folder 'neither'; allowed: a folder with adapter_config.json, adapter_model.safetensors",
+    ]
+
+
+def test_the_papers_config_has_every_setting_of_the_paper():
+    filled = checked(yaml.safe_load((ROOT / "config/paper.yaml").read_text()))
+    paper = published(ROOT / "resources/paper.yaml")
+    for name, model in filled["models"].items():
+        counts = [entry["keep"] for entry in plan_for(filled, name)]
+        if model["paper"] in paper["heads"]:
+            assert counts == [group["candidates"] for group in paper["heads"][model["paper"]].values()]
+            assert random_subsets_for(filled, name) == paper["completeness"][model["paper"]]["random"]["subsets"]
+        assert model["fine_tuned_on"] == (paper["models"][model["paper"]] or "–")
+    assert [entry["name"] for entry in filled["plan"]] == [group["name"] for group in paper["groups"].values()]
+    assert filled["evaluation"]["random_circuits"] == paper["random_circuits"]
+    receivers = {"llama-7b": [20, 5, 10, None], "goat-7b": [50, 20, 30, None], "float-7b": [50, 20, 30, None]}
+    for name, wanted in receivers.items():
+        assert [entry["receivers"] for entry in plan_for(filled, name)] == wanted
 
 
 def test_groups_cannot_exclude_themselves_by_way_of_others(config):

@@ -44,9 +44,9 @@ def scenes(task) -> Examples:
 
 
 def test_all_heads_in_the_circuit_give_f_of_m_exactly_when_every_token_is_a_named_position():
-    """Prompts of four tokens, one for each named position: the circuit of all heads is then the whole model."""
+    """Prompts of five tokens, one for each named position: the circuit of all heads is then the whole model."""
     model = micro_llama(layers=3, heads=3, vocabulary=12)
-    ids = torch.randint(12, (64, 4), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(12, (64, 5), generator=torch.Generator().manual_seed(0))
     at = {p: torch.full((64,), i) for i, p in enumerate(Position)}
     answers = last_logits(model, ids).argmax(-1)
     answers[::2] = (answers[::2] + 1) % 12

@@ -1,7 +1,10 @@
 """What is refused before any experiment on a model."""
 
+import json
+
 import pytest
 
+from mechdiff.columns import not_evaluated
 from mechdiff.engine.run import Run
 from mechdiff.errors import InputError
 from mechdiff.examples import clean_examples
@@ -23,8 +26,8 @@ def base(tmp_path_factory, tokenizer):
     return str(save_checkpoint(micro_llama(2, 3), tokenizer, tmp_path_factory.mktemp("base")))
 
 
-def check(path, base, prompts, tolerance=1e-4):
-    return check_model("m", str(path), None, base, prompts, tolerance, memory=10**9)
+def check(path, base, prompts, tolerance=1e-4, least=1.5):
+    return check_model("m", str(path), None, base, prompts, tolerance, chance=1 / 7, least=least, memory=10**9)
 
 
 def test_a_good_model_passes_and_its_null_patch_is_kept(base, prompts):
@@ -32,6 +35,16 @@ def test_a_good_model_passes_and_its_null_patch_is_kept(base, prompts):
     assert len(found["null_patch"]["largest_by_layer"]) == 2 and max(found["null_patch"]["largest_by_layer"]) < 1e-5
     assert found["captured"] < 1e-5 and found["null_patch"]["tolerance"] == 1e-4
     assert found["shape"] == "2 layers x 3 heads, width 12, vocabulary 200"
+
+
+def test_a_model_hardly_better_than_chance_passes_but_is_not_evaluated(base, prompts, tmp_path):
+    weak, any_will_do = check(base, base, prompts), check(base, base, prompts, least=0)
+    assert weak["accuracy"] == 0 and weak["n"] == 4
+    assert weak["not_evaluated"] == "accuracy 0.00, chance 0.14" and any_will_do["not_evaluated"] is None
+    for name, found in (("weak", weak), ("good", any_will_do)):
+        (tmp_path / name).write_text(json.dumps(found))
+    assert not_evaluated(tmp_path / "good", tmp_path / "weak") == "accuracy 0.00, chance 0.14"
+    assert not_evaluated(tmp_path / "good") is None
 
 
 def test_another_shape_is_refused(base, prompts, tokenizer, tmp_path):

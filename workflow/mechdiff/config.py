@@ -37,7 +37,7 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     filled = _with_defaults(filled, schema)
     _check_models(filled)
     _check_plan(filled)
-    _check_minimality(filled)
+    _check_per_model(filled)
     _check_task(filled)
     return filled
 
@@ -74,6 +74,17 @@ def adapter_on(config: Mapping[str, Any], model: str) -> str | None:
     return config["models"][base_model(config)]["path"] if config["models"][model]["adapter"] else None
 
 
+def missing_checkpoints(config: Mapping[str, Any]) -> list[str]:
+    """A line for each model whose folder is not there and that no rule makes: a run would stop at them."""
+    lines = []
+    for name, model in config["models"].items():
+        path = model["path"]
+        if not path.startswith(MADE_HERE) and not Path(path).is_dir():
+            files = ", ".join(Path(file).name for file in own_files(path, model["adapter"]))
+            lines.append(f"models.{name}.path: no folder {path!r}; allowed: a folder with {files}")
+    return lines
+
+
 def plan_for(config: Mapping[str, Any], model: str) -> list[dict[str, Any]]:
     """The discovery plan of one model: its own keep and receivers in place."""
     return [
@@ -85,6 +96,11 @@ def plan_for(config: Mapping[str, Any], model: str) -> list[dict[str, Any]]:
 def threshold_for(config: Mapping[str, Any], model: str) -> float:
     """The minimality threshold of one model."""
     return config["minimality"]["per_model"].get(model, config["minimality"]["threshold"])
+
+
+def random_subsets_for(config: Mapping[str, Any], model: str) -> int:
+    """How many random halves of one model's circuit are knocked out for its completeness."""
+    return config["completeness"]["per_model"].get(model, config["completeness"]["random_subsets"])
 
 
 def _explain(error: jsonschema.ValidationError) -> str:
@@ -102,6 +118,7 @@ def _explain(error: jsonschema.ValidationError) -> str:
         "enum": lambda v: "one of " + ", ".join("null" if x is None else str(x) for x in v),
         "minimum": lambda v: f"at least {v}",
         "maximum": lambda v: f"at most {v}",
+        "exclusiveMinimum": lambda v: f"more than {v}",
         "pattern": lambda v: f"text of the form {v}",
         "minItems": lambda v: f"at least {v} entry",
         "minProperties": lambda v: f"at least {v} entry",
@@ -151,11 +168,11 @@ def _check_models(config: Mapping[str, Any]) -> None:
         raise InputError(f"models.{bases[0]}.adapter: true, but it has no base; allowed: false")
     for name, model in models.items():
         path, made = model["path"], model["path"].startswith(MADE_HERE)
-        if not made and not Path(path).is_dir():
-            raise InputError(f"models.{name}.path: no folder {path!r}; allowed: the folder of a checkpoint or adapter")
-        if not made and is_adapter(path) != model["adapter"]:
+        if made or not Path(path).is_dir():
+            continue
+        if is_adapter(path) != model["adapter"]:
             raise InputError(f"models.{name}.adapter: {str(model['adapter']).lower()}, but {path} says otherwise")
-        for file in [] if made else own_files(path, model["adapter"]):
+        for file in own_files(path, model["adapter"]):
             if not Path(file).is_file():
                 raise InputError(f"models.{name}.path: {path} has no {Path(file).name}; allowed: a folder that has")
         if model["adapter"] and is_adapter(path):
@@ -224,11 +241,12 @@ def _check_exclusions(plan: list[dict[str, Any]]) -> None:
                 waiting += excluded[group]
 
 
-def _check_minimality(config: Mapping[str, Any]) -> None:
-    for name in config["minimality"]["per_model"]:
-        if name not in config["models"]:
-            allowed = ", ".join(config["models"])
-            raise InputError(f"minimality.per_model: unknown model {name!r}; allowed: {allowed}")
+def _check_per_model(config: Mapping[str, Any]) -> None:
+    for key in ("minimality", "completeness"):
+        for name in config[key]["per_model"]:
+            if name not in config["models"]:
+                allowed = ", ".join(config["models"])
+                raise InputError(f"{key}.per_model: unknown model {name!r}; allowed: {allowed}")
 
 
 def _check_task(config: Mapping[str, Any]) -> None:

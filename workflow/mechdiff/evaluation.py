@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from torch import Tensor
 
-from mechdiff.engine.edits import Keep
+from mechdiff.engine.edits import Edit, Keep
 from mechdiff.engine.run import Run
 from mechdiff.heads import Circuit, Group, Position
 from mechdiff.models import PatchableModel
@@ -32,8 +32,18 @@ def circuits_correct(
 
     ``done(rows)``: circuits times examples finished.
     """
-    _, kept = run.evaluate([Keep(circuit.nodes()) for circuit in circuits], means, done)
-    return (kept.top == run.examples.answers).numpy()
+    return edits_correct(run, [Keep(circuit.nodes()) for circuit in circuits], means, done)
+
+
+def edits_correct(
+    run: Run,
+    edits: Sequence[Edit],
+    source: Run | Tensor | None,
+    done: Callable[[int], None] = lambda rows: None,
+) -> np.ndarray:
+    """Whether the most likely next token is the answer after each edit [E, N], bool."""
+    _, edited = run.evaluate(edits, source, done)
+    return (edited.top == run.examples.answers).numpy()
 
 
 def count_correct(

@@ -21,6 +21,18 @@ import pandas as pd
 from mechdiff.heads import Circuit, Group, Head
 
 Evaluate = Callable[[str, list[Circuit]], Mapping[Circuit, int]]
+PAIRS = ["group", "head", "other", "n_correct", "n"]
+SCORES = [
+    "group",
+    "layer",
+    "head",
+    "context",
+    "correct_without_context",
+    "correct_without_context_and_head",
+    "n",
+    "score",
+]
+SCORES += ["kept", "note"]
 PairCounts = Mapping[frozenset[Head], int]
 
 
@@ -106,5 +118,5 @@ def minimality(
                 }
             )
         pruned.append(Group(group.name, group.position, tuple(kept)))
-    scores = pd.DataFrame(score_rows).astype({"score": "Float64"})
-    return pd.DataFrame(pair_rows), scores, Circuit(tuple(pruned))
+    scores = pd.DataFrame(score_rows, columns=SCORES).astype({"score": "Float64"})
+    return pd.DataFrame(pair_rows, columns=PAIRS), scores, Circuit(tuple(pruned))

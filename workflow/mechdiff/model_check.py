@@ -3,8 +3,11 @@
 1. It has its base's shape, so that heads can be compared by name.
 2. Its tokenizer gives the base's tokens for the run's prompts, and the model has an embedding for each.
 3. The engine's captured run gives the logits of the model's own forward pass.
-4. A null patch, each layer's outputs at the named positions replaced by those of the same run, leaves them as they are.
+4. A null patch, each layer's outputs at the named positions replaced by those of the same run, leaves them as they
+   are.
 5. With those outputs at zero, some logit changes: edits arrive.
+6. Its accuracy on the discovery prompts. A model hardly better than chance gets no circuit, and no experiment is
+   made on it; this stops nothing else.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ from mechdiff.checkpoints import TOKENIZER, read_shape, read_tokenizer, require_
 from mechdiff.engine.edits import Replace
 from mechdiff.engine.run import Run
 from mechdiff.errors import InputError
+from mechdiff.evaluation import model_correct
 from mechdiff.examples import clean_examples
-from mechdiff.heads import Position
 from mechdiff.hooks import last_logits
 from mechdiff.models import open_model
 
@@ -29,11 +32,20 @@ PROMPTS = 32  # that the last three are tried on
 
 
 def check_model(
-    name: str, path: str, adapter_on: str | None, base: str, prompts: pd.DataFrame, tolerance: float, memory: int
+    name: str,
+    path: str,
+    adapter_on: str | None,
+    base: str,
+    prompts: pd.DataFrame,
+    tolerance: float,
+    chance: float,
+    least: float,
+    memory: int,
 ) -> dict[str, Any]:
     """What was found; InputError on the first thing that is not right.
 
-    adapter_on: the base's folder for an adapter, None for a whole checkpoint; tolerance: of the null patch [logit].
+    adapter_on: the base's folder for an adapter, None for a whole checkpoint; tolerance: of the null patch [logit];
+    least: accuracy below which nothing is evaluated, in multiples of chance.
     """
     if adapter_on is None:
         require_same_shape(name, path, base)
@@ -58,8 +70,11 @@ def check_model(
             )
         if not effect > tolerance:
             raise InputError(f"{path}: with layer {layer} silenced no logit changes by more than {tolerance:g}")
-    null_patch = {"largest_by_layer": differences, "tolerance": tolerance}
-    return {"shape": str(read_shape(base)), "captured": captured, "null_patch": null_patch}
+    found = {"shape": str(read_shape(base)), "captured": captured}
+    found["null_patch"] = {"largest_by_layer": differences, "tolerance": tolerance}
+    accuracy = model_correct(Run(model, examples, memory)).mean().item()
+    reason = f"accuracy {accuracy:.2f}, chance {chance:.2f}" if accuracy < least * chance else None
+    return found | {"accuracy": accuracy, "n": len(examples), "chance": chance, "not_evaluated": reason}
 
 
 def capture_difference(run: Run) -> float:
@@ -84,6 +99,9 @@ def zero_patch_differences(run: Run) -> list[float]:
 
 
 def _changes(run: Run, source: Run | Tensor) -> list[float]:
-    nodes = [{(h, p) for h in run.model.heads if h.layer == i for p in Position} for i in range(len(run.model.layers))]
+    nodes = [
+        {(h, p) for h in run.model.heads if h.layer == i for p in run.examples.positions}
+        for i in range(len(run.model.layers))
+    ]
     base, patched = run.evaluate([Replace(frozenset(layer)) for layer in nodes], source)
     return (patched.logit - base.logit).abs().max(1).values.tolist()

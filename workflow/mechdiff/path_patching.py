@@ -65,6 +65,11 @@ def relative_changes(
     return dict(zip(heads, changes, strict=True))
 
 
+def change_table(changes: Mapping[Head, Tensor]) -> pd.DataFrame:
+    """One row per example, one column per head, as it is printed."""
+    return pd.DataFrame({str(head): change.float().numpy() for head, change in changes.items()})
+
+
 def score_table(model_name: str, group: str, changes: Mapping[Head, Tensor]) -> pd.DataFrame:
     """One row per sender head: model, group, layer, head, score (mean), stderr (of the mean), n (examples)."""
     rows = [
@@ -79,7 +84,7 @@ def score_table(model_name: str, group: str, changes: Mapping[Head, Tensor]) -> 
         }
         for head, change in changes.items()
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["model", "group", "layer", "head", "score", "stderr", "n"])
 
 
 def ranked(scores: pd.DataFrame) -> list[Head]:
@@ -94,7 +99,12 @@ def receiver_heads(scores: pd.DataFrame, k: int) -> list[Head]:
 
 
 def select_candidates(plan: Sequence[Step], scores: Mapping[str, pd.DataFrame]) -> Circuit:
-    """The circuit before pruning: each group's ``keep`` best heads, those of ``exclude``d groups passed over."""
+    """The circuit before pruning: each group's ``keep`` best heads, those of ``exclude``d groups passed over.
+
+    Without scores (the model was not evaluated) a circuit without groups.
+    """
+    if any(table.empty for table in scores.values()):
+        return Circuit(())
     kept: dict[str, tuple[Head, ...]] = {}
 
     def keep(step: Step) -> tuple[Head, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from mechdiff import config as configuration
 from mechdiff import provenance
 from mechdiff.checkpoints import checkpoint_files
+from mechdiff.desiderata import DESIDERATA, POSITIONAL
 from mechdiff.errors import InputError
 
 try:
@@ -13,16 +14,45 @@ try:
 except InputError as error:
     sys.exit(f"mechdiff: config: {error}")
 
+MISSING = configuration.missing_checkpoints(config)
+for line in MISSING:  # the whole run can be planned all the same; it will not start, see onstart
+    print(f"mechdiff: config: {line}", file=sys.stderr)
+
 RUN = f"results/{config['run']}"
 MANIFEST = f"{RUN}/manifest.json"
 STARTED = time.time()
 BASE = configuration.base_model(config)
 MODELS = list(config["models"])
 GROUPS = [entry["group"] for entry in config["plan"]]
+FINE_TUNED = [name for name in MODELS if name != BASE]
 SPLITS = list(config["dataset"]["rows"])  # in the order they are drawn
+POSITION_GROUP = next((entry["group"] for entry in config["plan"] if entry["function"] == "position"), None)
+PER_MODEL = ["completeness", "attention_knockout", "activation_patching"]  # one job each
+FUNCTIONS = {entry["group"]: entry["function"] for entry in config["plan"]}
 CONDA = "../../envs/conda.yaml"  # what the rules need; used with --software-deployment-method conda
-TABLE_FORMS = ["csv", "parquet", "md", "tex"]
-TABLES = ["table_1", "table_heads"] + (["table_planted"] if config["planted"] else [])
+NAMES = {entry["group"]: entry["name"] for entry in config["plan"]}
+FINE_TUNED_ON = {name: model["fine_tuned_on"] for name, model in config["models"].items()}
+PAPER = "resources/paper.yaml"  # the published numbers
+PAPER_NAMES = {name: model["paper"] for name, model in config["models"].items() if model["paper"]}
+PAIRS = [[circuit, model] for circuit in MODELS for model in MODELS]
+OWN_PAIRS = [pair for pair in PAIRS if pair[0] != BASE]
+CHECKS = expand(f"{RUN}/models/{{model}}/check.json", model=MODELS)
+CIRCUITS = expand(f"{RUN}/minimality/{{model}}/circuit.json", model=MODELS)
+
+# The questions by which the report is grouped.
+SAME = "1. Is the same circuit there?"
+FUNCTION = "2. Is its function the same?"
+STEP = "3. Which step got better?"
+FLOW = "4. Where does the information flow?"
+
+TABLES = ["table_1", "table_A5_A9_own_circuits", "table_A1_A4_A8_completeness", "table_A2_A3_A7_heads"]
+TABLES += ["table_A6_A10_overlap", "table_causal_impact", "table_dcm", "table_activation_patching"]
+TABLES += ["table_A12_A13_examples", "table_cmap", "table_attention_knockout"]
+FIGURES = ["figure_1_circuit", "figure_2_desiderata", "figure_3_functions", "figure_4_cmap", "figure_cmap_inputs"]
+FIGURES += ["figure_knockout", "figure_A3_A4_A6_completeness"]
+FIGURES += ["figure_A5_A7_causal_impact", "figure_A8_A9_functions"]
+TABLES += ["table_A11_positional"] if POSITION_GROUP else []
+TABLES += ["table_planted"] if config["planted"] else []
 
 
 wildcard_constraints:
@@ -30,6 +60,7 @@ wildcard_constraints:
     circuit="|".join(map(re.escape, MODELS)),
     group="|".join(GROUPS),
     split="|".join(SPLITS),
+    desideratum="|".join([*DESIDERATA, *POSITIONAL]),
     seed=r"\d+",
 
 
@@ -73,14 +104,26 @@ def model_path(wildcards):
     return config["models"][wildcards.model]["path"]
 
 
+def base_path(wildcards):
+    """Folder of the base's checkpoint."""
+    return config["models"][BASE]["path"]
+
+
 def adapter_on(wildcards):
     """Folder of the base that an adapter is opened on; None for a whole checkpoint."""
     return configuration.adapter_on(config, wildcards.model)
 
 
+def there(files):
+    """A file, or files, less those that a plan is made without."""
+    if isinstance(files, str):
+        return files if not MISSING or Path(files).exists() else []
+    return [file for file in files if there(file)]
+
+
 def model_files(wildcards):
     """The files that determine a model."""
-    return checkpoint_files(model_path(wildcards), adapter_on(wildcards))
+    return there(checkpoint_files(model_path(wildcards), adapter_on(wildcards)))
 
 
 def all_records():
@@ -91,12 +134,37 @@ def all_records():
             records.append(f"{model['path']}/{Path(model['path']).name}")
         records += [f"{RUN}/models/{name}/check", f"{RUN}/models/{name}/means"]
         records += [f"{RUN}/path_patching/{name}/{group}" for group in GROUPS]
-        records += [f"{RUN}/candidates/{name}", f"{RUN}/minimality/{name}/minimality"]
-        records.append(f"{RUN}/evaluation/{BASE}/{name}")
+        records += [f"{RUN}/candidates/{name}", f"{RUN}/minimality/{name}/minimality", f"{RUN}/dcm/{name}/dcm"]
+        records += [f"{RUN}/{rule}/{name}" for rule in PER_MODEL]
+        records += [f"{RUN}/evaluation/{circuit}/{name}" for circuit in MODELS]
+    records += [f"{RUN}/cmap/{name}" for name in FINE_TUNED]
+    records += [f"{RUN}/desiderata/{name}" for name in DESIDERATA]
+    records += [f"{RUN}/attention_patterns/{BASE}", f"{RUN}/verdict/verdict"]
+    records += [f"{RUN}/figures/{figure}" for figure in FIGURES]
+    if POSITION_GROUP:
+        records += [f"{RUN}/desiderata/{name}" for name in POSITIONAL]
+        records.append(f"{RUN}/positional_desiderata/{BASE}")
     return [f"{record}.record.json" for record in [*records, *(f"{RUN}/tables/{table}" for table in TABLES)]]
 
 
-def table_files(name):
-    """The four forms of a table and its record, as named outputs."""
-    forms = {form: f"{RUN}/tables/{name}.{form}" for form in TABLE_FORMS}
-    return forms | {"record": f"{RUN}/tables/{name}.record.json"}
+def reported(path, caption, category, number, what, **labels):
+    """An output that the report shows with the caption that the run wrote."""
+    here = str(Path(caption).absolute())  # else it is looked for beside the rules
+    return report(path, caption=here, category=category, labels={"Number": number, "What": what} | labels)
+
+
+def table_files(name, category, number, what):
+    """The forms of a table, its caption and its record, as named outputs."""
+    forms = {form: f"{RUN}/tables/{name}.{form}" for form in ("csv", "parquet", "md", "tex", "html")}
+    caption = f"{RUN}/tables/{name}.rst"
+    for form, label in (("html", "table"), ("csv", "exact values")):
+        forms[form] = reported(forms[form], caption, category, number, what, Form=label)
+    return forms | {"caption": caption, "record": f"{RUN}/tables/{name}.record.json"}
+
+
+def figure_files(name, category, number, what, prefix=""):
+    """Both forms of a figure and its caption, as named outputs."""
+    caption = f"{RUN}/figures/{name}.rst"
+    svg = reported(f"{RUN}/figures/{name}.svg", caption, category, number, what, Form="figure")
+    files = {"svg": svg, "png": f"{RUN}/figures/{name}.png", "caption": caption}
+    return {f"{prefix}{form}": file for form, file in files.items()}

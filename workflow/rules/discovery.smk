@@ -6,6 +6,7 @@ rule path_patching:
         receivers=receiver_scores,
     output:
         scores=f"{RUN}/path_patching/{{model}}/{{group}}.parquet",
+        changes=f"{RUN}/path_patching/{{model}}/{{group}}.changes.parquet",
         record=f"{RUN}/path_patching/{{model}}/{{group}}.record.json",
     log:
         f"{RUN}/logs/path_patching/{{model}}/{{group}}.log",
@@ -27,9 +28,12 @@ rule path_patching:
 
 rule select_candidates:
     input:
+        discovery=f"{RUN}/dataset/discovery.parquet",
         scores=[f"{RUN}/path_patching/{{model}}/{group}.parquet" for group in GROUPS],
+        changes=[f"{RUN}/path_patching/{{model}}/{group}.changes.parquet" for group in GROUPS],
     output:
         candidates=f"{RUN}/candidates/{{model}}.json",
+        stability=f"{RUN}/candidates/{{model}}.stability.parquet",
         record=f"{RUN}/candidates/{{model}}.record.json",
     log:
         f"{RUN}/logs/select_candidates/{{model}}.log",
@@ -37,6 +41,8 @@ rule select_candidates:
         CONDA
     params:
         plan=selection_plan,
+        resamples=config["stability"]["resamples"],
+        seed=config["seed"],
         code=code("select_candidates"),
     message:
         "{wildcards.model}: select candidates"

@@ -1,7 +1,7 @@
 rule check_model:
     input:
         model=model_files,
-        base_config=f"{config['models'][BASE]['path']}/config.json",
+        base_config=there(f"{config['models'][BASE]['path']}/config.json"),
         prompts=f"{RUN}/dataset/discovery.parquet",
     output:
         check=f"{RUN}/models/{{model}}/check.json",
@@ -14,6 +14,8 @@ rule check_model:
         path=model_path,
         adapter_on=adapter_on,
         tolerance=config["null_patch_tolerance"],
+        chance=1 / config["task"]["boxes"],
+        least=config["least_accuracy"],
         memory=config["memory"],
         code=code("check_model"),
     message:

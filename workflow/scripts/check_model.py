@@ -17,5 +17,15 @@ if __name__ == "__main__":
     with job(snakemake):
         p, base = snakemake.params, str(Path(snakemake.input.base_config).parent)
         prompts = pd.read_parquet(snakemake.input.prompts)
-        found = check_model(snakemake.wildcards.model, p.path, p.adapter_on, base, prompts, p.tolerance, p.memory)
+        found = check_model(
+            snakemake.wildcards.model,
+            p.path,
+            p.adapter_on,
+            base,
+            prompts,
+            tolerance=p.tolerance,
+            chance=p.chance,
+            least=p.least,
+            memory=p.memory,
+        )
         write_text(snakemake.output.check, json.dumps(found, indent=2) + "\n")

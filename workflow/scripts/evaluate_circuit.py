@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors.torch import load_file
 
+from mechdiff.columns import not_evaluated
 from mechdiff.engine.run import Run
 from mechdiff.evaluation import circuits_correct, model_correct, random_circuit
 from mechdiff.examples import clean_examples
@@ -24,13 +25,14 @@ if __name__ == "__main__":
         table = pd.read_parquet(snakemake.input.evaluation)
         means = load_file(snakemake.input.means)["means"]
         circuit, model = Circuit.read(snakemake.input.circuit), open_model(w.model, p.path, p.adapter_on)
-        run = Run(model, clean_examples(table), p.memory)
-        rng = stream(p.seed, "random circuits", w.circuit)
-        circuits = [circuit, *(random_circuit(model, circuit, rng) for _ in range(p.random_circuits))]
-        with progress(f"{w.model}: circuit of {w.circuit}", len(circuits) * len(table), "rows") as bar:
-            right = circuits_correct(run, means, circuits, bar.update)
-        found = [("model", 0, model_correct(run)), ("circuit", 0, right[0])]
-        found += [("random", draw, each) for draw, each in enumerate(right[1:])]
+        run, found = Run(model, clean_examples(table), p.memory), []
+        if circuit.groups and not not_evaluated(snakemake.input.check):
+            rng = stream(p.seed, "random circuits", w.circuit)
+            circuits = [circuit, *(random_circuit(model, circuit, rng) for _ in range(p.random_circuits))]
+            with progress(f"{w.model}: circuit of {w.circuit}", len(circuits) * len(table), "rows") as bar:
+                right = circuits_correct(run, means, circuits, bar.update)
+            found = [("circuit", 0, right[0])] + [("random", draw, each) for draw, each in enumerate(right[1:])]
         rows = pd.DataFrame({"scene_id": table["scene_id"], "example": range(len(table))})
+        found = [("model", 0, model_correct(run)), *found]
         parts = [rows.assign(condition=condition, draw=draw, correct=correct) for condition, draw, correct in found]
         pd.concat(parts).to_parquet(snakemake.output.correct, index=False)

@@ -1,4 +1,4 @@
-"""Rule select_candidates: the circuit before pruning, from the scores of every group (paper, section 4.1)."""
+"""Rule select_candidates: the circuit before pruning, and how stable it is (paper, section 4.1)."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,8 @@ import pandas as pd
 
 from mechdiff.path_patching import Step, select_candidates
 from mechdiff.provenance import job, write_text
+from mechdiff.seeds import stream
+from mechdiff.stability import chosen_shares
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -13,6 +15,14 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        plan = [Step.from_config(entry) for entry in snakemake.params.plan]
-        scores = {s.group: pd.read_parquet(file) for s, file in zip(plan, snakemake.input.scores, strict=True)}
-        write_text(snakemake.output.candidates, select_candidates(plan, scores).to_json())
+        p, inputs = snakemake.params, snakemake.input
+        plan = [Step.from_config(entry) for entry in p.plan]
+        scores, changes = (
+            {step.group: pd.read_parquet(file) for step, file in zip(plan, files, strict=True)}
+            for files in (inputs.scores, inputs.changes)
+        )
+        circuit, scenes = select_candidates(plan, scores), pd.read_parquet(inputs.discovery)["scene_id"]
+        rng = stream(p.seed, "stability", snakemake.wildcards.model)
+        chosen = chosen_shares(plan if circuit.groups else [], changes, scenes, p.resamples, rng)
+        chosen.to_parquet(snakemake.output.stability, index=False)
+        write_text(snakemake.output.candidates, circuit.to_json())

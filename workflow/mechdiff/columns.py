@@ -1,0 +1,20 @@
+"""What experiments write and tables read: words in columns, and why a model was not evaluated.
+
+Light to import: a table needs none of what an experiment needs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+RANDOM = "random"  # a random half of a circuit, in place of a group
+OUTPUT = "output"  # the part of a head that is patched, where it is not its inputs
+CIRCUIT = "circuit"  # all groups, in place of one
+FUNCTIONAL, ALL = "functional", "all"  # which heads of a group are patched across models
+
+
+def not_evaluated(*checks: str) -> str | None:
+    """Why nothing is evaluated on one of some models, from the files of rule check_model; None when it is."""
+    reasons = [json.loads(Path(check).read_text())["not_evaluated"] for check in checks]
+    return next((reason for reason in reasons if reason), None)

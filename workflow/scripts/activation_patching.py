@@ -1,0 +1,32 @@
+"""Rule activation_patching: what the functional heads of every circuit carry in one model (paper, section 5)."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mechdiff.activation_patching import COLUMNS, activation_patching
+from mechdiff.columns import not_evaluated
+from mechdiff.dcm import Pairs
+from mechdiff.heads import Circuit
+from mechdiff.models import open_model
+from mechdiff.progress import progress
+from mechdiff.provenance import job
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p, name, found = snakemake.params, snakemake.wildcards.model, [pd.DataFrame(columns=COLUMNS)]
+        circuits = {c: Circuit.read(file) for c, file in zip(p.circuits, snakemake.input.functional, strict=True)}
+        patches = sum(len(circuit.groups) for circuit in circuits.values())
+        if patches and not not_evaluated(snakemake.input.check):
+            tables = [pd.read_parquet(file).query("part == 'patching'") for file in snakemake.input.desiderata]
+            model = open_model(name, p.path, p.adapter_on)
+            with progress(f"{name}: activation patching", patches * sum(map(len, tables)), "rows") as bar:
+                found = [
+                    activation_patching(circuits, Pairs.of(model, table, p.memory), table, bar.update)
+                    for table in tables
+                ]
+        pd.concat(found, ignore_index=True).to_parquet(snakemake.output.correct, index=False)

@@ -1,0 +1,26 @@
+"""Rule attention_patterns: where the strongest head of each group looks (paper, Figure 1)."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mechdiff.checkpoints import read_tokenizer
+from mechdiff.circuit_attention import circuit_attention
+from mechdiff.engine.run import Run
+from mechdiff.examples import clean_examples
+from mechdiff.heads import Circuit
+from mechdiff.models import open_model
+from mechdiff.provenance import job
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p, circuit = snakemake.params, Circuit.read(snakemake.input.circuit)
+        table = pd.read_parquet(snakemake.input.evaluation)
+        alike = table[table["query"] == table["query"].iloc[0]]
+        run = Run(open_model(p.base, p.path), clean_examples(alike), p.memory)
+        tokens = read_tokenizer(p.path)
+        circuit_attention(run, circuit, tokens).to_parquet(snakemake.output.patterns, index=False)
