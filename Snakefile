@@ -1,5 +1,9 @@
 from pathlib import Path
 
+
+report: "workflow/report/workflow.rst"
+
+
 if not workflow.configfiles:  # a --configfile stands alone: the default models would otherwise be merged into it
 
     configfile: "config/config.yaml"
@@ -11,7 +15,9 @@ include: "workflow/rules/dataset.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/discovery.smk"
 include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/functions.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
 
 
 rule all:
@@ -20,6 +26,13 @@ rule all:
         MANIFEST,
 
 
+onstart:
+    if MISSING:
+        sys.exit("mechdiff: the run does not start, checkpoints are missing")
+
+
 onsuccess:
     if Path(MANIFEST).exists() and Path(MANIFEST).stat().st_mtime > STARTED:
-        print(f"\n{Path(RUN, 'tables', 'table_1.md').read_text()}")
+        verdict = Path(RUN, "verdict", "verdict.md").read_text().split("\n## ")[0]
+        print(f"\n{Path(RUN, 'tables', 'table_1.md').read_text()}\n{verdict}")
+        print(f"Tables, figures and the verdict: {RUN}/tables, {RUN}/figures, {RUN}/verdict/verdict.html")

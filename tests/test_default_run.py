@@ -44,3 +44,38 @@ def test_the_circuit_is_small_and_has_the_planted_heads_of_every_group(tables):
     base = table[(table["circuit"] == "mini-llama") & (table["stage"] == "circuit")].set_index("group")
     assert (base.loc[["A", "B", "C", "D"], "recall"] >= 0.8).all()
     assert base["found"].sum() < HEADS * POSITIONS / 3
+
+
+@pytest.fixture(scope="module")
+def patching(tables) -> pd.DataFrame:
+    table = pd.read_parquet(tables / "table_activation_patching.parquet")
+    ours = table[table["circuit_of"] == "mini-llama"]
+    return ours.set_index(["model", "group", "desideratum"])["accuracy"]
+
+
+@pytest.mark.parametrize(("group", "function"), [("A", "object"), ("B", "position"), ("C", "position")])
+def test_functional_heads_carry_value_in_a_and_position_in_b_and_c(patching, table_1, group, function):
+    found = patching["mini-llama", group]
+    others = found.drop(function)
+    assert found[function] >= table_1.loc["mini-llama", "full_model"] / 2
+    assert found[function] >= 5 * others.max()
+
+
+def test_cross_model_patching_names_the_step_that_the_adapter_improved(tables):
+    table = pd.read_parquet(tables / "table_cmap.parquet")
+    into_base = table[(table["donor"] == "mini-goat") & (table["recipient"] == "mini-llama")]
+    gains = into_base[(into_base["heads"] == "functional") & (into_base["part"] == "output")].set_index("group")
+    for before in ("C", "D"):  # what group B reads is not better; what it writes is
+        assert gains.loc["B", "gain_low"] > max(0, gains.loc[before, "gain_high"])
+    inputs = into_base[(into_base["heads"] == "functional") & (into_base["part"] == "qkv")].set_index("group")
+    assert (inputs["accuracy"] == gains["accuracy"]).all(), "with all its inputs a head gives the donor's output"
+
+
+def test_every_table_and_figure_of_the_paper_is_there(tables):
+    shown = " ".join(p.stem for folder in (tables, tables.parent / "figures") for p in folder.iterdir())
+    for number in range(1, 14):
+        assert f"_A{number}_" in shown, number
+    for name in ("table_1", "figure_1_", "figure_2_", "figure_3_", "figure_4_"):
+        assert name in shown
+    verdict = (tables.parent / "verdict" / "verdict.md").read_text()
+    assert verdict.count("holds**") + verdict.count("does not hold**") + verdict.count("cannot tell**") == 3

@@ -20,6 +20,10 @@ from mechdiff.errors import InputError
 from micro import ROOT
 
 CONFIG = "config/test.yaml"
+TABLES, FIGURES = 13, 10
+# Splits and desiderata; check, means, four groups, candidates, minimality, masks, completeness, knockout and activation
+# patching of each model; circuits in models; one each across models, of position, of attention; and the verdict.
+JOBS = 4 + 14 + 2 * 12 + 4 + 1 + 1 + 1 + TABLES + (FIGURES - 1) + 1  # Figures A1 and A2 come from one job
 
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -44,14 +48,41 @@ def finished(tmp_path_factory) -> Path:
     return folder
 
 
-def planned(folder: Path, *arguments: str) -> set[str]:
-    """What a run would do now, as the rules' messages say it."""
+def planned(folder: Path, *arguments: str) -> dict[str, int]:
+    """What a run would do now: rule -> jobs."""
     done = snakemake(folder, "-n", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    return set(re.findall(r"^Job \d+: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE))
+    rows = re.findall(r"^(\w+) +(\d+)$", (done.stdout + done.stderr).split("Job stats:")[-1], flags=re.MULTILINE)
+    return {rule: int(count) for rule, count in rows if rule not in ("all", "total")}
 
 
-def changed(folder: Path, tmp_path: Path, change) -> set[str]:
+def jobs(*more: dict[str, int], **counts: int) -> dict[str, int]:
+    """The sum of what is redone; sealing always is."""
+    total = {"seal_run": 1} | counts
+    for each in more:
+        for rule, count in each.items():
+            total[rule] = max(total.get(rule, 0), count)
+    return total
+
+
+def once(*rules: str) -> dict[str, int]:
+    return dict.fromkeys(rules, 1)
+
+
+# What follows from what, with two models.
+SEEN = once("verdict")
+FROM_PATCHING = once("table_activation_patching", "figure_3", "figure_functions") | SEEN
+FROM_CMAP = once("table_cmap", "figure_4", "figure_cmap_inputs") | SEEN
+FROM_COMPLETENESS = once("table_completeness", "figure_completeness")
+FROM_KNOCKOUT = once("table_attention_knockout", "figure_knockout")
+OF_HEADS = once("table_heads", "table_overlap", "table_causal_impact", "figure_causal_impact", "table_planted")
+EVALUATION = {"evaluate_circuit": 4} | once("table_1", "table_own_circuits") | SEEN
+OF_A_CIRCUIT = {"completeness": 1, "dcm": 1} | FROM_COMPLETENESS | once("table_dcm") | OF_HEADS
+OF_A_CIRCUIT |= {"activation_patching": 2, "cmap": 1} | FROM_PATCHING | FROM_CMAP
+OF_THE_BASES = once("attention_patterns", "figure_1", "positional_desiderata", "table_positional")
+
+
+def changed(folder: Path, tmp_path: Path, change) -> dict[str, int]:
     config = yaml.safe_load((folder / CONFIG).read_text())
     change(config)
     (tmp_path / "changed.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -59,64 +90,73 @@ def changed(folder: Path, tmp_path: Path, change) -> set[str]:
 
 
 def test_a_second_run_does_nothing(finished):
-    assert planned(finished, "--configfile", CONFIG) == set()
+    assert planned(finished, "--configfile", CONFIG) == {}
 
 
 def test_the_chain_of_a_run_is_complete_and_its_audit_passes(finished):
     (found,) = audit(finished / "results").values()
     records = {path.name for path in (finished / "results").rglob("*.record.json")}
     manifest = json.loads((finished / "results/test/manifest.json").read_text())
-    assert found.jobs == len(manifest["records"]) == 4 + 2 * 9 + 3, "splits, nine jobs a model, tables"
+    assert found.jobs == len(manifest["records"]) == JOBS
     assert {Path(path).name for path in manifest["records"]} == records
 
 
-def test_the_same_seed_gives_byte_identical_tables(finished, tmp_path):
+def test_the_same_seed_gives_byte_identical_tables_and_figures(finished, tmp_path):
     again = new_folder(tmp_path / "again")
     done = snakemake(again, "--configfile", CONFIG)
     assert done.returncode == 0, done.stdout + done.stderr
-    tables = sorted(p.relative_to(finished) for p in (finished / "results/test/tables").iterdir())
-    compared = [table for table in tables if not table.name.endswith(".record.json")]
-    assert len(compared) == 3 * 4
+    shown = [p for folder in ("tables", "figures", "verdict") for p in (finished / "results/test" / folder).iterdir()]
+    compared = sorted(p.relative_to(finished) for p in shown if not p.name.endswith(".record.json"))
+    assert len(compared) == TABLES * 6 + FIGURES * 3 + 2
     for table in compared:
         assert (again / table).read_bytes() == (finished / table).read_bytes(), table
 
 
-EVALUATION = {"Circuit of mini-llama in mini-llama", "Circuit of mini-llama in mini-goat"}
-TABLES = {"Table 1", "Table of heads", "Table of planted against found heads", "Seal the records of the run"}
-
-
 def test_more_kept_heads_of_one_group_rerun_its_circuits_and_no_path_patching(finished, tmp_path):
-    jobs = changed(finished, tmp_path, lambda c: c["plan"][1].update(keep=3))
-    redone = {
-        f"{model}: {what}" for model in ("mini-llama", "mini-goat") for what in ("select candidates", "minimality")
-    }
-    assert jobs == redone | EVALUATION | TABLES
+    found = changed(finished, tmp_path, lambda c: c["plan"][1].update(keep=3))
+    both = {"select_candidates": 2, "minimality": 2, "completeness": 2, "dcm": 2}
+    assert found == jobs(both, EVALUATION, OF_A_CIRCUIT, OF_THE_BASES)
 
 
 def test_more_receivers_of_one_group_rerun_that_circuits_later_groups_and_what_follows(finished, tmp_path):
-    jobs = changed(finished, tmp_path, lambda c: c["plan"][1].update(per_model={"mini-llama": {"receivers": 2}}))
-    later = {"path patching, group C", "path patching, group D", "select candidates", "minimality"}
-    assert jobs == {f"mini-llama: {what}" for what in later} | EVALUATION | TABLES
+    found = changed(finished, tmp_path, lambda c: c["plan"][1].update(per_model={"mini-llama": {"receivers": 2}}))
+    of_the_base = {"path_patching": 2, "select_candidates": 1, "minimality": 1, "evaluate_circuit": 2, "cmap": 0}
+    wanted = jobs(of_the_base, once("table_1") | SEEN, OF_A_CIRCUIT, OF_THE_BASES)
+    for rule in ("cmap", "table_cmap", "figure_4", "figure_cmap_inputs"):  # of the fine-tuned model's circuit alone
+        del wanted[rule]
+    assert found == wanted
 
 
 def test_a_fine_tuned_models_own_counts_leave_the_base_circuit_alone(finished, tmp_path):
-    jobs = changed(finished, tmp_path, lambda c: c["plan"][2].update(per_model={"mini-goat": {"keep": 3}}))
-    assert jobs == {"mini-goat: select candidates", "mini-goat: minimality"} | TABLES - {"Table 1"}
+    found = changed(finished, tmp_path, lambda c: c["plan"][2].update(per_model={"mini-goat": {"keep": 3}}))
+    own = {"select_candidates": 1, "minimality": 1, "evaluate_circuit": 2, "table_own_circuits": 1}
+    assert found == jobs(own, OF_A_CIRCUIT)
 
 
 def test_another_number_of_random_circuits_reruns_the_evaluation_alone(finished, tmp_path):
-    jobs = changed(finished, tmp_path, lambda c: c["evaluation"].update(random_circuits=3))
-    assert jobs == EVALUATION | {"Table 1", "Seal the records of the run"}
+    found = changed(finished, tmp_path, lambda c: c["evaluation"].update(random_circuits=3))
+    assert found == jobs(EVALUATION)
 
 
-def test_more_evaluation_rows_redo_the_evaluation_alone(finished, tmp_path):
-    jobs = changed(finished, tmp_path, lambda c: c["dataset"]["rows"].update(evaluation=20))
-    assert jobs == {"Generate the dataset: evaluation", "Table 1", "Seal the records of the run"} | EVALUATION
+def test_more_evaluation_rows_redo_what_is_evaluated_and_no_discovery(finished, tmp_path):
+    found = changed(finished, tmp_path, lambda c: c["dataset"]["rows"].update(evaluation=20))
+    again = {"generate_dataset": 1, "completeness": 2, "attention_knockout": 2, "cmap": 1} | FROM_COMPLETENESS
+    assert found == jobs(EVALUATION, again, FROM_KNOCKOUT, FROM_CMAP, once("attention_patterns", "figure_1"))
+
+
+def test_another_sparsity_redoes_the_masks_and_what_follows_from_them(finished, tmp_path):
+    found = changed(finished, tmp_path, lambda c: c["dcm"].update(sparsity=[0.01, 0.1]))
+    masks = {"dcm": 2, "activation_patching": 2, "cmap": 1} | once("table_dcm", "table_heads", "positional_desiderata")
+    assert found == jobs(masks, FROM_PATCHING, FROM_CMAP, once("table_positional"))
+
+
+def test_what_the_verdict_demands_changes_the_verdict_alone(finished, tmp_path):
+    assert changed(finished, tmp_path, lambda c: c.update(verdict={"faithfulness": 0.9})) == jobs(SEEN)
 
 
 def test_a_group_may_be_renamed_without_computing_anything_again(finished, tmp_path):
-    jobs = changed(finished, tmp_path, lambda c: c["plan"][0].update(name="Fetcher"))
-    assert jobs == {"Table of heads", "Seal the records of the run"}
+    found = changed(finished, tmp_path, lambda c: c["plan"][0].update(name="Fetcher"))
+    assert {rule.split("_")[0] for rule in found} == {"table", "figure", "verdict", "seal"}
 
 
 def test_a_job_done_again_is_sealed_again(finished, tmp_path):
@@ -124,7 +164,7 @@ def test_a_job_done_again_is_sealed_again(finished, tmp_path):
     shutil.copytree(finished, folder)
     again = snakemake(folder, "results/test/dataset/evaluation.parquet", "--force", "--configfile", CONFIG)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "Seal the records of the run" in planned(folder, "--configfile", CONFIG)
+    assert "seal_run" in planned(folder, "--configfile", CONFIG)
 
 
 def test_a_plan_may_add_groups_and_reorder_them(finished, tmp_path):
@@ -133,9 +173,7 @@ def test_a_plan_may_add_groups_and_reorder_them(finished, tmp_path):
         keys = {"group": "K", "name": "Key Writer", "position": "query_label", "receiver": "B", "via": "k", "keep": 2}
         config["plan"] = [a, b, keys, c, d]
 
-    jobs = changed(finished, tmp_path, keys_too)
-    assert {"mini-llama: path patching, group K", "mini-goat: path patching, group K"} <= jobs
-    assert not any("path patching, group A" in job or "group D" in job for job in jobs)
+    assert changed(finished, tmp_path, keys_too)["path_patching"] == 2, "of the new group, once a model"
 
 
 def test_other_weights_redo_everything_of_that_model(finished, tmp_path):
@@ -144,10 +182,10 @@ def test_other_weights_redo_everything_of_that_model(finished, tmp_path):
     weights = folder / "resources/models/mini-goat/adapter_model.safetensors"
     values = load_file(weights)
     save_file({name: value * 2 for name, value in values.items()}, weights)
-    jobs = planned(folder, "--configfile", CONFIG)
-    steps = {"check shape, tokenizer and null patch", "mean activations", "select candidates", "minimality"}
-    steps |= {f"path patching, group {group}" for group in "ABCD"}
-    assert jobs == {f"mini-goat: {step}" for step in steps} | {"Circuit of mini-llama in mini-goat"} | TABLES
+    found = planned(folder, "--configfile", CONFIG)
+    own = once("check_model", "mean_activations", "select_candidates", "minimality", "attention_knockout")
+    own |= {"path_patching": 4, "evaluate_circuit": 3}
+    assert found == jobs(own, once("table_1", "table_own_circuits"), OF_A_CIRCUIT, FROM_KNOCKOUT)
 
 
 def test_a_part_of_a_run_can_be_asked_for(tmp_path):
@@ -160,7 +198,16 @@ def test_a_part_of_a_run_can_be_asked_for(tmp_path):
 def test_every_row_of_every_table_is_there(finished):
     tables = finished / "results/test/tables"
     assert pd.read_csv(tables / "table_1.csv")["model"].tolist() == ["mini-llama", "mini-goat"]
-    assert len(pd.read_csv(tables / "table_heads.csv")) == 2 * 4
+    assert len(pd.read_csv(tables / "table_A2_A3_A7_heads.csv")) == 2 * 4
+    assert len(pd.read_csv(tables / "table_A5_A9_own_circuits.csv")) == 2
+    assert len(pd.read_csv(tables / "table_A1_A4_A8_completeness.csv")) == 2 * 5
+    assert len(pd.read_csv(tables / "table_A6_A10_overlap.csv")) == 4
+    assert len(pd.read_csv(tables / "table_dcm.csv")) == 2 * 4 * 3
+    assert len(pd.read_csv(tables / "table_activation_patching.csv")) == 2 * 2 * 4 * 3
+    assert len(pd.read_csv(tables / "table_A11_positional.csv")) == 11
+    assert len(pd.read_csv(tables / "table_A12_A13_examples.csv")) == 14
+    assert len(pd.read_csv(tables / "table_attention_knockout.csv")) == 2 * 5 * 6
+    assert set(pd.read_csv(tables / "table_cmap.csv")["recipient"]) == {"mini-llama", "mini-goat"}
     assert len(pd.read_csv(tables / "table_planted.csv")) == 2 * 2 * 4
     scores = pd.read_parquet(finished / "results/test/path_patching/mini-goat/C.parquet")
     assert {"model", "group", "layer", "head", "score", "stderr", "n"} <= set(scores.columns)
@@ -193,6 +240,10 @@ def test_the_audit_names_the_file_in_which_one_bit_flipped(finished, tmp_path, m
         ".tex",
         ".txt",
         ".yaml",
+        ".svg",
+        ".png",
+        ".html",
+        ".rst",
     }
     for name in files:
         file = Path(name)
@@ -209,7 +260,7 @@ def test_the_audit_names_the_file_in_which_one_bit_flipped(finished, tmp_path, m
 def test_the_audit_command_prints_one_line_and_its_status(finished):
     command = [sys.executable, "-m", "mechdiff", "audit", "results"]
     done = subprocess.run(command, cwd=finished, capture_output=True, text=True)
-    assert done.returncode == 0 and "files of 25 jobs match their records" in done.stdout
+    assert done.returncode == 0 and f"files of {JOBS} jobs match their records" in done.stdout
     done = subprocess.run([*command[:-1], "config"], cwd=finished, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "mechdiff: config: no manifest.json in it, so no finished run to audit\n"
@@ -249,3 +300,56 @@ def test_a_damaged_checkpoint_stops_its_job_with_one_line(tmp_path, model, weigh
     assert f"mechdiff: resources/models/{model}/{weights}: model '{model}' cannot be opened" in printed
     assert "Traceback" not in printed
     assert not (folder / check).exists()
+
+
+def test_the_report_has_every_table_figure_and_the_verdict(finished, tmp_path):
+    report = tmp_path / "report.html"
+    done = snakemake(finished, "--report", str(report), "--configfile", CONFIG)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = report.read_text()
+    for number in ("Table 1", "Tables A1, A4, A8", "Table A11", "Figure 1", "Figure 4", "Figures A8, A9"):
+        assert number in text, number
+    assert "Accuracy over n = 16 examples" in text, "a caption with this run's numbers"
+
+
+def test_the_papers_run_is_planned_without_its_checkpoints_and_does_not_start(tmp_path):
+    folder = new_folder(tmp_path / "paper")
+    plan = snakemake(folder, "-n", "--configfile", "config/paper.yaml")
+    assert plan.returncode == 0, plan.stdout + plan.stderr
+    assert re.search(r"^path_patching +16$", plan.stdout + plan.stderr, flags=re.MULTILINE)
+    assert re.search(r"^evaluate_circuit +16$", plan.stdout + plan.stderr, flags=re.MULTILINE)
+    done = snakemake(folder, "--configfile", "config/paper.yaml")
+    printed = done.stdout + done.stderr
+    assert done.returncode == 1 and "Traceback" not in printed
+    for name in ("llama-7b", "vicuna-7b", "goat-7b", "float-7b"):
+        assert (
+            f"mechdiff: config: models.{name}.path: no folder 'checkpoints/{name}'; allowed: a folder with" in printed
+        )
+    assert not list(folder.rglob("*.parquet"))
+
+
+def test_a_model_near_chance_gets_no_circuit_and_everything_else_still_runs(tmp_path):
+    folder = new_folder(tmp_path / "weak")
+    weak = folder / "resources/models/mini-weak"
+    shutil.copytree(folder / "resources/models/mini-float", weak)
+    weights = load_file(weak / "model.safetensors")
+    weights |= {name: value * 0.01 for name, value in weights.items() if "q_proj" in name}
+    save_file(weights, weak / "model.safetensors", {"format": "pt"})
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    config["models"]["mini-weak"] = {"path": "resources/models/mini-weak", "base": "mini-llama"}
+    (folder / "weak.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    done = snakemake(folder, "--configfile", "weak.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    reason = r"not evaluated: accuracy 0\.\d\d, chance 0\.14"
+    tables = folder / "results/test/tables"
+    for name in ("table_1", "table_A5_A9_own_circuits"):
+        table = pd.read_csv(tables / f"{name}.csv").set_index("model")
+        assert table.loc[["mini-weak"], "note"].str.fullmatch(reason).all()
+        assert table.loc[["mini-weak"], "circuit"].isna().all() and table["full_model"].notna().all()
+    heads = pd.read_csv(tables / "table_A2_A3_A7_heads.csv").set_index("circuit_of")
+    assert (
+        heads.loc["mini-weak", "enumerated"].str.fullmatch(reason).all()
+        and heads.loc["mini-goat", "heads"].notna().all()
+    )
+    assert set(pd.read_csv(tables / "table_cmap.csv")["donor"]) == {"mini-llama", "mini-goat"}
+    assert audit(folder / "results")

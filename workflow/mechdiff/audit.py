@@ -6,7 +6,7 @@ Steps, from the beginning of the chain to its end, so that the first file named 
 2. Records are put in order: a job comes after the jobs that made its inputs.
 3. Each file a record names is hashed: inputs that no job made (weights, object lists), then outputs.
 4. What a job read is what the job before it wrote.
-5. Among the tables there is no file that no record names.
+5. Among the tables, figures and the verdict there is no file that no record names.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mechdiff.provenance import file_sha256, manifest_matches, read_record
 
 MANIFEST = "manifest.json"
 TABLES = "tables"
+SHOWN = (TABLES, "figures", "verdict")  # folders that a reader looks into
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def _audit_run(path: Path) -> Audit:
                 hashed.add((file["path"], file["sha256"]))
         made |= {file["path"]: file["sha256"] for file in record["outputs"]}
     known = {root / file for file, _ in hashed} | {root / name for name in manifest["records"]}
-    for file in sorted((root / manifest["run"] / TABLES).iterdir()):
+    shown = (root / manifest["run"] / folder for folder in SHOWN)
+    for file in sorted(file for folder in shown if folder.is_dir() for file in folder.iterdir()):
         if file not in known:
             raise InputError(f"{file.relative_to(root)}: no record of this run names it")
     return Audit(len(hashed), len(records), manifest["digest"])

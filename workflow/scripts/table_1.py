@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.columns import not_evaluated
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
-from mechdiff.tables import PLANTED, print_table_1, table_1, write_table
+from mechdiff.published import of_pairs, published
+from mechdiff.tables.circuits import faithfulness_table, print_faithfulness
+from mechdiff.tables.writing import PLANTED, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -15,16 +18,17 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        p = snakemake.params
-        evaluations = {Path(file).stem: pd.read_parquet(file) for file in snakemake.input.evaluations}
-        exact = table_1(evaluations, p.fine_tuned_on, p.resamples, p.seed)
-        circuit = Circuit.read(snakemake.input.circuit)
+        p, inputs = snakemake.params, snakemake.input
+        evaluations = {(p.base, Path(file).stem): pd.read_parquet(file) for file in inputs.evaluations}
+        reasons = {model: not_evaluated(file) for model, file in zip(p.fine_tuned_on, inputs.checks, strict=True)}
+        paper = of_pairs(published(inputs.paper)["faithfulness"], p.paper)
+        exact = faithfulness_table(evaluations, p.fine_tuned_on, reasons, p.resamples, p.seed, paper)
         draws = next(iter(evaluations.values())).query("condition == 'random'")["draw"].nunique()
         caption = (
-            f"Table 1: the entity-tracking circuit found in {p.base} ({len(circuit)} heads), unchanged, in every model."
-            f" Accuracy over n = {exact['n'].iloc[0]} examples and faithfulness F(C)/F(M), each with its 95 % interval"
-            f" over resampled scenes; random circuits: mean of {draws} draws, which the interval takes as given."
-            f" Chance is 1/{p.boxes} = {1 / p.boxes:.2f}. Seed {p.seed}."
+            f"Table 1: the entity-tracking circuit found in {p.base} ({len(Circuit.read(inputs.circuit))} heads),"
+            f" unchanged, in every model. Accuracy over n = {exact['n'].iloc[0]} examples and faithfulness F(C)/F(M),"
+            f" each with its 95 % interval over resampled scenes; random circuits: mean of {draws} draws, which the"
+            f" interval takes as given. Chance is 1/{p.boxes} = {1 / p.boxes:.2f}. Seed {p.seed}."
         )
         caption += PLANTED if p.planted else ""
-        write_table(exact, print_table_1(exact), caption, snakemake.output)
+        write_table(exact, print_faithfulness(exact, with_circuit=False), caption, snakemake.output)

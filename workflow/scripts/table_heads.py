@@ -1,10 +1,15 @@
-"""Rule table_heads: the heads of each model's circuit per group (paper, Tables A2, A3, A7)."""
+"""Rule table_heads: the heads of each model's circuit per group (paper, Tables A2, A3 and A7)."""
 
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from mechdiff.columns import not_evaluated
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
-from mechdiff.tables import PLANTED, table_heads, write_table
+from mechdiff.published import of_models, published
+from mechdiff.tables.circuits import heads_table
+from mechdiff.tables.writing import PLANTED, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -12,10 +17,26 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        p = snakemake.params
-        circuits = dict(zip(p.models, map(Circuit.read, snakemake.input.circuits), strict=True))
-        candidates = dict(zip(p.models, map(Circuit.read, snakemake.input.candidates), strict=True))
-        table = table_heads(circuits, candidates, p.names)
-        caption = "Heads of each model's own circuit after minimality, strongest first; candidates: before minimality."
-        caption += PLANTED if p.planted else ""
-        write_table(table, table, caption, snakemake.output)
+        p, inputs = snakemake.params, snakemake.input
+
+        def each(read, files):
+            return {model: read(file) for model, file in zip(p.models, files, strict=True)}
+
+        exact = heads_table(
+            p.models,
+            circuits=each(Circuit.read, inputs.circuits),
+            candidates=each(Circuit.read, inputs.candidates),
+            functional=each(Circuit.read, inputs.functional),
+            stability=each(pd.read_parquet, inputs.stability),
+            plan=p.plan,
+            share=p.share,
+            reasons=each(not_evaluated, inputs.checks),
+            published=of_models(published(inputs.paper)["heads"], p.paper),
+        )
+        caption = (
+            "Tables A2, A3 and A7: heads of each model's own circuit after minimality, strongest first; candidates:"
+            " before minimality; functional: those that DCM finds for the group's function. A head marked ? is"
+            f" unstable: near the cut, and chosen in less than {p.share:.0%} of {p.resamples} discoveries with"
+            f" resampled scenes. Seed {p.seed}."
+        )
+        write_table(exact, exact, caption + (PLANTED if p.planted else ""), snakemake.output)

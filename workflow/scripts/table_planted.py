@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from mechdiff.config import read_planted
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
-from mechdiff.tables import rounded, table_planted, write_table
+from mechdiff.tables.circuits import planted_table
+from mechdiff.tables.writing import rounded, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -18,7 +19,7 @@ if __name__ == "__main__":
         for stage, files in (("candidates", snakemake.input.candidates), ("circuit", snakemake.input.circuits)):
             for model, file in zip(snakemake.params.models, files, strict=True):
                 found[model, stage] = Circuit.read(file)
-        table = table_planted(planted, found).sort_values(["circuit", "stage"], kind="stable")
+        table = planted_table(planted, found).sort_values(["circuit", "stage"], kind="stable")
         caption = (
             "Planted against found heads, per circuit and group, before (candidates) and after minimality (circuit)."
             " Recall: share of planted heads that were found; precision: share of found heads that were planted."

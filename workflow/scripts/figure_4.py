@@ -1,0 +1,29 @@
+"""Rule figure_4: cross-model patching of outputs, both ways (paper, Figure 4)."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mechdiff.figures.cmap import cmap_figure
+from mechdiff.figures.style import nothing_figure, save
+from mechdiff.provenance import job
+from mechdiff.tables.functions import outputs_only
+from mechdiff.tables.writing import write_caption
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p, table = snakemake.params, outputs_only(pd.read_parquet(snakemake.input.table))
+        figure = cmap_figure(table) if len(table) else nothing_figure()
+        caption = (
+            "Figure 4: in the recipient (right of the arrow) the functional heads of one group, or of all, give the"
+            " donor's outputs on the same prompts; the heads are those of the fine-tuned model's circuit. Height: the"
+            f" recipient's accuracy, with its 95 % interval over n = {table['n'].max()} resampled scenes. Dashed: the"
+            " recipient alone, dash-dotted: the donor alone. A group that lifts the base brings the improvement"
+            f" along. Seed {p.seed}."
+        )
+        save(figure, snakemake.output.svg, snakemake.output.png)
+        write_caption(caption, snakemake.output.caption)

@@ -1,0 +1,28 @@
+"""Rule table_activation_patching: what functional heads carry, by circuit and model (paper, Figures 3, A8 and A9)."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mechdiff.provenance import job
+from mechdiff.tables.functions import activation_patching_table
+from mechdiff.tables.writing import INTERVALS, rounded, with_interval, write_table
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p = snakemake.params
+        found = {model: pd.read_parquet(f) for model, f in zip(p.models, snakemake.input.found, strict=True)}
+        exact = activation_patching_table(found, p.names, p.resamples, p.seed)
+        printed = exact[["circuit_of", "model", "group", "name", "desideratum", "heads", "sets", "sd"]].assign(
+            accuracy=[with_interval(row, "accuracy", "low", "high") for _, row in exact.iterrows()]
+        )
+        caption = (
+            "Data of Figures 3, A8 and A9: the functional heads of each circuit's groups patched from the alternate"
+            " run, in every model; share of rows whose answer becomes the desideratum's target, over"
+            f" {exact['sets'].max()} fresh test sets, n = {exact['n'].max()} in all; sd: over the sets. Seed {p.seed}."
+        )
+        write_table(exact, rounded(printed, ["sd"], 3), caption + INTERVALS, snakemake.output)

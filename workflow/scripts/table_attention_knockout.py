@@ -1,0 +1,27 @@
+"""Rule table_attention_knockout: accuracy with an edge blocked from each layer up (paper, Figures A1 and A2)."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mechdiff.provenance import job
+from mechdiff.tables.functions import knockout_table
+from mechdiff.tables.writing import INTERVALS, rounded, with_interval, write_table
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p = snakemake.params
+        found = {model: pd.read_parquet(file) for model, file in zip(p.models, snakemake.input.found, strict=True)}
+        exact = knockout_table(found, p.resamples, p.seed)
+        printed = exact[["model", "query", "key", "first_layer", "model_accuracy"]].assign(
+            accuracy=[with_interval(row, "accuracy", "low", "high") for _, row in exact.iterrows()]
+        )
+        caption = (
+            "Data of Figures A1 and A2: accuracy when, from a layer (counted from 1) up, no head attends from the query"
+            f" position to the key position. n = {exact['n'].max()} examples. Seed {p.seed}."
+        )
+        write_table(exact, rounded(printed, ["model_accuracy"]), caption + INTERVALS, snakemake.output)

@@ -1,0 +1,27 @@
+"""Rule table_causal_impact: scores of circuits' heads before and after fine-tuning (paper, Figures A5 and A7)."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mechdiff.heads import Circuit
+from mechdiff.provenance import job
+from mechdiff.tables.circuits import causal_impact_table
+from mechdiff.tables.writing import rounded, write_table
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p, groups = snakemake.params, len(snakemake.params.groups)
+        circuits = {model: Circuit.read(f) for model, f in zip(p.models, snakemake.input.circuits, strict=True)}
+        scores = [pd.read_parquet(file) for file in snakemake.input.scores]
+        of_model = {model: pd.concat(scores[i * groups : (i + 1) * groups]) for i, model in enumerate(p.models)}
+        exact = causal_impact_table(p.base, circuits, of_model)
+        caption = (
+            f"Data of Figures A5 and A7: absolute path-patching scores of the heads of {p.base}'s circuit and of each"
+            " fine-tuned model's own, in both models. A score is the mean relative change of the answer's probability."
+        )
+        write_table(exact, rounded(exact, ["base_score", "other_score"], 4), caption, snakemake.output)

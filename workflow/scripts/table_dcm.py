@@ -1,0 +1,31 @@
+"""Rule table_dcm: the heads that masks find for each desideratum (paper, section 5.2 and appendix I)."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mechdiff.heads import Circuit
+from mechdiff.provenance import job
+from mechdiff.tables.functions import dcm_table
+from mechdiff.tables.writing import INTERVALS, with_interval, write_table
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p, inputs = snakemake.params, snakemake.input
+        tested = {model: pd.read_parquet(file) for model, file in zip(p.models, inputs.tested, strict=True)}
+        circuits = {model: Circuit.read(file) for model, file in zip(p.models, inputs.circuits, strict=True)}
+        sizes = {(model, g.name): len(g.heads) for model, circuit in circuits.items() for g in circuit.groups}
+        exact = dcm_table(tested, p.names, sizes, p.resamples, p.seed)
+        printed = exact[["circuit_of", "group", "name", "desideratum", "heads", "patched", "enumerated"]].assign(
+            accuracy=[with_interval(row, "accuracy", "low", "high") for _, row in exact.iterrows()]
+        )
+        caption = (
+            "Desiderata-based component masking: per circuit, in its own model, group and desideratum, how many of the"
+            " group's heads the best mask patches, which, and the share of test rows whose answer becomes the target"
+            f" (n = {exact['n'].max()}). λ: {', '.join(map(str, p.sparsity))}. Seed {p.seed}."
+        )
+        write_table(exact, printed, caption + INTERVALS, snakemake.output)

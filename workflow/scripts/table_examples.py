@@ -1,0 +1,27 @@
+"""Rule table_examples: one example of each desideratum (paper, Figure 2, Tables A12 and A13)."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mechdiff.provenance import job
+from mechdiff.tables.functions import examples_table
+from mechdiff.tables.writing import write_table
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p = snakemake.params
+        tables = {
+            name: pd.read_parquet(file) for name, file in zip(p.desiderata, snakemake.input.desiderata, strict=True)
+        }
+        exact = examples_table(tables)
+        caption = (
+            "Tables A12 and A13: the first row of each desideratum, as this run used it. Heads that carry what it"
+            " names, patched from the alternate into the original, turn the original's answer into the target. Seed"
+            f" {p.seed}."
+        )
+        write_table(exact, exact.drop(columns="desideratum"), caption, snakemake.output)

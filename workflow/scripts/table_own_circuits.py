@@ -1,0 +1,30 @@
+"""Rule table_own_circuits: each fine-tuned model's own circuit in every model (paper, Tables A5 and A9)."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mechdiff.columns import not_evaluated
+from mechdiff.provenance import job
+from mechdiff.published import of_pairs, published
+from mechdiff.tables.circuits import faithfulness_table, print_faithfulness
+from mechdiff.tables.writing import PLANTED, write_table
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p, inputs = snakemake.params, snakemake.input
+        evaluations = {tuple(pair): pd.read_parquet(f) for pair, f in zip(p.pairs, inputs.evaluations, strict=True)}
+        reasons = {model: not_evaluated(file) for model, file in zip(p.fine_tuned_on, inputs.checks, strict=True)}
+        paper = of_pairs(published(inputs.paper)["faithfulness"], p.paper)
+        exact = faithfulness_table(evaluations, p.fine_tuned_on, reasons, p.resamples, p.seed, paper)
+        caption = (
+            "Tables A5 and A9: the circuit found in each fine-tuned model, unchanged, in every model. Accuracy over"
+            f" n = {exact['n'].iloc[0]} examples and faithfulness F(C)/F(M), each with its 95 % interval over resampled"
+            f" scenes. Above 1: ablating the other heads helps. Chance is {1 / p.boxes:.2f}. Seed {p.seed}."
+        )
+        caption += PLANTED if p.planted else ""
+        write_table(exact, print_faithfulness(exact, with_circuit=True), caption, snakemake.output)

@@ -1,0 +1,34 @@
+"""Rule verdict: the paper's three claims, with this run's numbers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from markdown_it import MarkdownIt
+
+from mechdiff.provenance import job, write_text
+from mechdiff.tables.functions import outputs_only
+from mechdiff.tables.writing import PAGE, PLANTED
+from mechdiff.verdict import better_information, page, same_circuit, same_function
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p, inputs = snakemake.params, snakemake.input
+        evaluations = {Path(file).stem: pd.read_parquet(file) for file in inputs.evaluations}
+        correct = {
+            model: table[table["condition"] == "model"].set_index("scene_id")["correct"]
+            for model, table in evaluations.items()
+        }
+        cmap = outputs_only(pd.read_parquet(inputs.cmap))
+        claims = [
+            same_circuit(pd.read_parquet(inputs.table_1), p.base, p.faithfulness),
+            same_function(pd.read_parquet(inputs.patching), p.base, p.functions),
+            better_information(correct, cmap, p.base, p.functions, p.gain, p.resamples, p.seed),
+        ]
+        text = page(p.base, p.run, p.seed, claims, PLANTED if p.planted else "")
+        write_text(snakemake.output.markdown, text)
+        write_text(snakemake.output.html, PAGE.format(MarkdownIt().enable("table").render(text)))
