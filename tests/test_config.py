@@ -97,7 +97,7 @@ def bad(key: str, value, expected: str):
         bad("plan.0.receivers", None, "plan.0.receivers: null, but a later group is sent to 'A'"),
         bad("plan.1.group", "A", "plan.0.group: 'A' is taken; allowed: a name of its own, not logits"),
         bad("minimality.per_model", {"goat": 0}, "minimality.per_model: unknown model 'goat'; allowed: base, tuned"),
-        bad("task.boxes", 26, "task.boxes: 26 is not allowed; allowed: at most 25"),
+        bad("task.boxes", 13, "task.boxes: 13 is not allowed; allowed: at most 12"),
         bad("planted", "none.yaml", "planted: none.yaml declares no planted heads; allowed: a family file, or null"),
         bad("planted", "config", "planted: config declares no planted heads"),
         bad("minimality.threshold", float("nan"), "minimality.threshold: nan is not allowed; allowed: a finite number"),

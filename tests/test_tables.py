@@ -17,7 +17,7 @@ from mechdiff.tables.circuits import (
     print_faithfulness,
 )
 from mechdiff.tables.functions import activation_patching_table, cmap_table, knockout_table, positional_table
-from mechdiff.tables.writing import rounded, write_table
+from mechdiff.tables.writing import evaluated, noted, rounded, write_table
 
 
 def evaluation(model: list[int], circuit: list[int] | None = None, random: list[list[int]] = (), scenes=None):
@@ -139,7 +139,7 @@ def test_heads_are_enumerated_strongest_first_and_unstable_ones_are_marked():
     rows = [("A", 5, 1, 1.0), ("A", 4, 0, 0.94), ("A", 0, 2, 0.2), ("B", 3, 0, 1.0)]
     chosen = pd.DataFrame(rows, columns=["group", "layer", "head", "chosen"])
     circuits = {"m": CIRCUIT}
-    paper = {"m": {"A": {"heads": [Head(5, 1)], "functional": 1}}}
+    paper = {"m": {"A": {"heads": [Head(5, 1)], "functional": 1, "candidates": 5}}}
     reasons = {"m": None, "weak": "accuracy 0.15, chance 0.14"}
     stability = {"m": chosen, "weak": chosen[:0]}
     functional = {"m": CIRCUIT.without("A", [Head(4, 0)])}
@@ -187,11 +187,18 @@ def test_completeness_by_hand():
     points = completeness_points({"m": found}, 200, 0)
     assert points["incompleteness"].tolist() == [0.25, 0.25, 0]
     paper = {"m": {"random": {"full_model": [0.11, 0.06], "circuit": [0, 0], "incompleteness": [0.1, 0.06]}}}
-    table = completeness_table(points, paper).set_index("removed")
-    assert table.loc["random", "full_model"] == 0.625 and table.loc["random", "full_model_sd"] == 0.125
+    table = completeness_table({"m": found}, points, 200, 0, paper).set_index("removed")
+    assert table.loc["random", "full_model"] == 0.625 and table.loc["random", "full_model_sd"] == pytest.approx(
+        np.std([0.5, 0.75], ddof=1)
+    )
+    assert table.loc["random", "full_model_low"] <= 0.625 <= table.loc["random", "full_model_high"]
+    assert table.loc["random", "paper_full_model_sd"] == 0.06
     assert table.loc["random", "incompleteness"] == 0.25 and table.loc["A", "incompleteness"] == 0
     assert table.loc["random", "paper_full_model"] == 0.11 and np.isnan(table.loc["A", "full_model_sd"])
-    assert completeness_table(completeness_points({"weak": found[:0]}, 200, 0), {}).empty
+    assert completeness_table({}, completeness_points({"weak": found[:0]}, 200, 0), 200, 0, {}).empty
+    with_note = noted(table.reset_index(), "circuit_of", {"m": None, "weak": "accuracy 0.15, chance 0.14"})
+    assert with_note["note"].tolist()[-1] == "not evaluated: accuracy 0.15, chance 0.14"
+    assert len(evaluated(with_note)) == 2
 
 
 def test_activation_patching_by_hand():
@@ -203,7 +210,7 @@ def test_activation_patching_by_hand():
     assert table["accuracy"].tolist() == [0.75, 0.75] and table["sd"][0] == pytest.approx(np.std([1, 0.5], ddof=1))
     assert table["n"].tolist() == [4, 4] and table["sets"].tolist() == [2, 2] and table["name"][0] == NAMES["A"]
     positional = found.assign(desideratum="no_commas")
-    one = positional_table(positional, 200, 0, {"no_commas": {"accuracy": 0.38}}).iloc[0]
+    one = positional_table(positional, 200, 0, {"no_commas": {"accuracy": 0.38, "variance": 0.02}}).iloc[0]
     assert (one["number"], one["accuracy"], one["paper_accuracy"]) == (10, 0.75 * 1, 0.38)
     assert one["variance"] == pytest.approx(0.125)
 

@@ -38,7 +38,7 @@ def test_a_model_that_was_not_evaluated_leaves_the_claim_open():
 
 
 def patching(model: str, group: str, **found: tuple) -> list[dict]:
-    columns = {"circuit_of": "base", "model": model, "group": group, "name": f"{group}s", "n": 5000}
+    columns = {"circuit_of": "base", "model": model, "group": group, "name": f"{group}s", "n": 5000, "heads": 2}
     return [
         columns | {"desideratum": name} | dict(zip(("accuracy", "low", "high"), values, strict=True))
         for name, values in found.items()
@@ -52,14 +52,18 @@ def test_the_same_function(other, verdict):
     own = (0.5, 0.45, 0.55)
     rows = patching("tuned", "A", object=own, position=other, label=(0, 0, 0.1))
     rows += patching("tuned", "D", object=(0, 0, 0), position=(0, 0, 0), label=(0, 0, 0))
-    claim = same_function(pd.DataFrame(rows), "base", {"A": "object", "D": None})
+    claim = same_function(pd.DataFrame(rows), "base", {"A": "object", "D": None}, 1 / 7, {"tuned": None})
     assert claim.verdict == verdict and len(claim.numbers) == 1
+
+
+REASONS = {"base": None, "tuned": None, "same": None}
 
 
 def gains(value: tuple, position: tuple) -> pd.DataFrame:
     found = [("A", "As", value), ("B", "Bs", position)]
-    rows = [("tuned", "base", g, name, *each) for g, name, each in found]
-    return pd.DataFrame(rows, columns=["donor", "recipient", "group", "name", "gain", "gain_low", "gain_high"])
+    rows = [("tuned", "base", g, name, 2, *each) for g, name, each in found]
+    columns = ["donor", "recipient", "group", "name", "nodes", "gain", "gain_low", "gain_high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 @pytest.mark.parametrize(
@@ -74,13 +78,31 @@ def test_better_information(value, position, verdict):
     base, tuned = (pd.Series(np.arange(100) < k, index=range(100)) for k in (50, 90))
     functions = {"A": "object", "B": "position"}
     correct = {"base": base, "tuned": tuned, "same": base}
-    claim = better_information(correct, gains(value, position), "base", functions, 0.1, 200, 0)
+    claim = better_information(correct, gains(value, position), "base", functions, REASONS, 0.1, 200, 0)
     assert claim.verdict == verdict
     first = claim.numbers.set_index("Information")["Gain of the base when patched"]["first step that is better"]
     assert first.startswith("B Bs: +0.10" if position[1] > 0 else "A As: +0.30"), "B is before A"
     assert claim.numbers["Verdict"].tolist()[-1] == "nothing to explain", "a model that is not better has no part in it"
-    nothing = better_information({"base": base, "same": base}, gains(value, position), "base", functions, 0.1, 200, 0)
+    nothing = better_information(
+        {"base": base, "same": base}, gains(value, position), "base", functions, REASONS, 0.1, 200, 0
+    )
     assert nothing.verdict == UNSURE
+    reasons = REASONS | {"tuned": "accuracy 0.15, chance 0.14"}
+    weak = better_information(correct, gains(value, position), "base", functions, reasons, 0.1, 200, 0)
+    assert weak.verdict == UNSURE and "accuracy 0.15" in weak.numbers["Verdict"].iloc[0]
+
+
+def test_a_function_needs_heads_a_level_above_chance_and_every_model():
+    functions, low = {"B": "position"}, {"label": (0.05, 0.04, 0.06), "object": (0, 0, 0.01)}
+    below = pd.DataFrame(patching("tuned", "B", position=(0.1, 0.09, 0.11), **low))
+    above = pd.DataFrame(patching("tuned", "B", position=(0.3, 0.29, 0.31), **low))
+    for table, reasons, verdict in [
+        (below, {}, FAILS),
+        (above, {}, HOLDS),
+        (above.assign(heads=0), {}, UNSURE),
+        (above, {"weak": "accuracy 0.15, chance 0.14"}, UNSURE),
+    ]:
+        assert same_function(table, "base", functions, 1 / 7, reasons).verdict == verdict
 
 
 def test_the_page_has_every_claim_with_its_rule_and_its_numbers():

@@ -28,8 +28,8 @@ COLUMNS = ["heads", "group", "nodes", "part", "example", "correct"]
 
 
 def patched_nodes(circuit: Circuit) -> dict[str, frozenset[Node]]:
-    """What is patched together: each group with heads in it, and the whole circuit."""
-    groups = {g.name: frozenset((head, g.position) for head in g.heads) for g in circuit.groups if g.heads}
+    """What is patched together: each group, and the whole circuit; a group without heads changes nothing."""
+    groups = {g.name: frozenset((head, g.position) for head in g.heads) for g in circuit.groups}
     return groups | ({CIRCUIT: circuit.nodes()} if groups else {})
 
 

@@ -256,7 +256,11 @@ def _check_task(config: Mapping[str, Any]) -> None:
         raise InputError(f"task.objects: {len(objects)} objects for task.boxes = {boxes}; allowed: at least {boxes}")
     path = config["models"][base_model(config)]["path"]
     if _present(path):
-        BoxTask(read_tokenizer(path), boxes, objects)
+        task = BoxTask(read_tokenizer(path), boxes, objects)
+        for kind, usable in (("objects", task.objects), ("labels", task.labels)):
+            if len(usable) < 2 * boxes + 1:  # two scenes of a desideratum share none, one may have a box more
+                allowed = f"at most {(len(usable) - 1) // 2}, {len(usable)} {kind} are usable with this tokenizer"
+                raise InputError(f"task.boxes: {boxes} is not allowed; allowed: {allowed}")
     if config["planted"] is not None:
         read_planted(config["planted"])
 

@@ -17,7 +17,8 @@ the position is relative to. What a build does, for each row:
 3. Write both prompts. Where an alternate that queries the first box would have another length than one that queries
    another (a word that begins a text can take more tokens), only the commonest length is used: nothing is ever padded.
 
-Chance: the target is never the original's own answer, so a patch that does nothing scores 0. Except in ``object`` it is
+Chance: the target is never the original's own answer, so a patch that does nothing scores 0 in a model that is always
+right (and hits it now and then in one that is not). Except in ``object`` it is
 one of the original's objects: an answer drawn uniformly from them scores 1/boxes, from all but the own 1/(boxes - 1).
 
 Columns: desideratum, part (train, validation, test, patching), set (the patching test set, from 0), scene_id, the

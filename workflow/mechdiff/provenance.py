@@ -29,6 +29,7 @@ PACKAGE = Path(__file__).resolve().parent
 PACKAGES = (
     *("torch", "transformers", "peft", "tokenizers", "safetensors"),
     *("numpy", "pandas", "pyarrow", "snakemake", "jsonschema"),
+    *("matplotlib", "tabulate", "markdown-it-py"),
 )
 
 

@@ -65,22 +65,38 @@ def same_circuit(table_1: pd.DataFrame, base: str, least: float) -> Claim:
     return Claim("The same circuit", rule, numbers, overall(_plain(numbers)))
 
 
-def same_function(patching: pd.DataFrame, base: str, functions: Mapping[str, str | None]) -> Claim:
-    """patching: the table of activation patching; functions: group -> desideratum."""
-    rows = []
+def same_function(
+    patching: pd.DataFrame,
+    base: str,
+    functions: Mapping[str, str | None],
+    chance: float,
+    reasons: Mapping[str, str | None],
+) -> Claim:
+    """patching: the table of activation patching; functions: group -> desideratum; chance: of a target that is among
+    the original's objects, as those of label and position are; reasons: model -> why it was not evaluated."""
+    rows = [
+        (model, "–", "–", "–", f"{UNSURE} (not evaluated: {reason})") for model, reason in reasons.items() if reason
+    ]
     ours = patching[patching["circuit_of"] == base]
     for (model, group), some in ours.groupby(["model", "group"], sort=False):
         if functions[group] is None:
             continue
         own = some[some["desideratum"] == functions[group]].iloc[0]
         other = some[some["desideratum"] != functions[group]].sort_values("accuracy").iloc[-1]
-        verdict = HOLDS if own["low"] > other["high"] else FAILS if other["low"] > own["high"] else UNSURE
+        floor = 0 if functions[group] == VALUE else chance
+        if own["heads"] == 0:
+            verdict = f"{UNSURE} (no functional heads)"
+        elif own["low"] > max(other["high"], floor):
+            verdict = HOLDS
+        else:
+            verdict = FAILS if other["low"] > own["high"] or own["high"] < floor else UNSURE
         names = (f"{row['desideratum']} {_with(row, 'accuracy', 'low', 'high')}" for row in (own, other))
         rows.append((model, f"{group} {own['name']}", *names, verdict))
     columns = ["Model", "Group", "Function in the base", "Next desideratum", "Verdict"]
     rule = (
         "In every model the base circuit's functional heads, patched from the alternate run, turn the answer into the"
-        " target of their own desideratum more often than into that of any other: the two intervals do not overlap"
+        " target of their own desideratum more often than into that of any other, the two intervals do not overlap,"
+        f" and, for position and label, more often than chance, {chance:.2f}"
         f" (n = {patching['n'].max() if len(patching) else 0} rows of each)."
     )
     numbers = pd.DataFrame(rows, columns=columns)
@@ -92,15 +108,20 @@ def better_information(
     cmap: pd.DataFrame,
     base: str,
     functions: Mapping[str, str | None],
+    reasons: Mapping[str, str | None],
     least: float,
     draws: int,
     seed: int,
 ) -> Claim:
     """correct: model -> whether it is right, indexed by scene_id, on the same examples; cmap: outputs of functional
-    heads; functions: group -> desideratum, the group nearest the output first; least: the share of the improvement
-    below which information is called not better."""
+    heads; functions: group -> desideratum, the group nearest the output first; reasons: model -> why it was not
+    evaluated; least: the share of the improvement below which information is called not better."""
     rows, verdicts = [], []
     for model in (name for name in correct if name != base):
+        if reason := reasons[model] or reasons[base]:
+            rows.append((model, "–", "–", "–", f"{UNSURE} (not evaluated: {reason})"))
+            verdicts.append(UNSURE)
+            continue
         gain, low, high = difference(correct[model], correct[base], draws, seed)
         improvement = f"{gain:+.2f} [{low:+.2f}, {high:+.2f}]"
         if not low > 0:
@@ -112,7 +133,7 @@ def better_information(
         rows.append((model, improvement, "first step that is better", cell, "–"))
         for kind, wanted in (("value", VALUE), ("position", POSITION)):
             patched = some[some["group"].map(functions.get) == wanted]
-            if patched.empty:
+            if patched["nodes"].sum() == 0:
                 rows.append((model, improvement, kind, "no such heads", UNSURE))
                 verdicts.append(UNSURE)
                 continue

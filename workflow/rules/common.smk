@@ -28,6 +28,7 @@ FINE_TUNED = [name for name in MODELS if name != BASE]
 SPLITS = list(config["dataset"]["rows"])  # in the order they are drawn
 POSITION_GROUP = next((entry["group"] for entry in config["plan"] if entry["function"] == "position"), None)
 PER_MODEL = ["completeness", "attention_knockout", "activation_patching"]  # one job each
+USED = [*DESIDERATA, *(POSITIONAL if POSITION_GROUP else [])]  # desiderata
 FUNCTIONS = {entry["group"]: entry["function"] for entry in config["plan"]}
 CONDA = "../../envs/conda.yaml"  # what the rules need; used with --software-deployment-method conda
 NAMES = {entry["group"]: entry["name"] for entry in config["plan"]}
@@ -45,12 +46,13 @@ FUNCTION = "2. Is its function the same?"
 STEP = "3. Which step got better?"
 FLOW = "4. Where does the information flow?"
 
-TABLES = ["table_1", "table_A5_A9_own_circuits", "table_A1_A4_A8_completeness", "table_A2_A3_A7_heads"]
-TABLES += ["table_A6_A10_overlap", "table_causal_impact", "table_dcm", "table_activation_patching"]
+TABLES = ["table_1", "table_A1_A4_A8_completeness", "table_A2_A3_A7_heads", "table_dcm", "table_activation_patching"]
 TABLES += ["table_A12_A13_examples", "table_cmap", "table_attention_knockout"]
-FIGURES = ["figure_1_circuit", "figure_2_desiderata", "figure_3_functions", "figure_4_cmap", "figure_cmap_inputs"]
-FIGURES += ["figure_knockout", "figure_A3_A4_A6_completeness"]
-FIGURES += ["figure_A5_A7_causal_impact", "figure_A8_A9_functions"]
+FIGURES = ["figure_1_circuit", "figure_2_desiderata", "figure_3_functions", "figure_knockout"]
+FIGURES += ["figure_A3_A4_A6_completeness"]
+if FINE_TUNED:
+    TABLES += ["table_A5_A9_own_circuits", "table_A6_A10_overlap", "table_causal_impact"]
+    FIGURES += ["figure_4_cmap", "figure_cmap_inputs", "figure_A5_A7_causal_impact", "figure_A8_A9_functions"]
 TABLES += ["table_A11_positional"] if POSITION_GROUP else []
 TABLES += ["table_planted"] if config["planted"] else []
 
@@ -99,6 +101,12 @@ def rows_so_far(wildcards):
     return {split: config["dataset"]["rows"][split] for split in SPLITS[: SPLITS.index(wildcards.split) + 1]}
 
 
+def desideratum_rows(wildcards):
+    """Rows of the parts that a desideratum has; the positional ones have test sets alone."""
+    rows = config["desiderata"]["rows"]
+    return rows if wildcards.desideratum in DESIDERATA else {"test": rows["test"]}
+
+
 def model_path(wildcards):
     """Folder of a model's checkpoint or adapter."""
     return config["models"][wildcards.model]["path"]
@@ -138,11 +146,10 @@ def all_records():
         records += [f"{RUN}/{rule}/{name}" for rule in PER_MODEL]
         records += [f"{RUN}/evaluation/{circuit}/{name}" for circuit in MODELS]
     records += [f"{RUN}/cmap/{name}" for name in FINE_TUNED]
-    records += [f"{RUN}/desiderata/{name}" for name in DESIDERATA]
+    records += [f"{RUN}/desiderata/{name}" for name in USED]
     records += [f"{RUN}/attention_patterns/{BASE}", f"{RUN}/verdict/verdict"]
     records += [f"{RUN}/figures/{figure}" for figure in FIGURES]
     if POSITION_GROUP:
-        records += [f"{RUN}/desiderata/{name}" for name in POSITIONAL]
         records.append(f"{RUN}/positional_desiderata/{BASE}")
     return [f"{record}.record.json" for record in [*records, *(f"{RUN}/tables/{table}" for table in TABLES)]]
 

@@ -34,7 +34,7 @@ rule generate_desideratum:
         CONDA
     params:
         boxes=config["task"]["boxes"],
-        rows=config["desiderata"]["rows"],
+        rows=desideratum_rows,
         sets=config["desiderata"]["sets"],
         seed=config["seed"],
         code=code("generate_desideratum"),

@@ -55,6 +55,7 @@ rule table_completeness:
     input:
         found=expand(f"{RUN}/completeness/{{model}}.parquet", model=MODELS),
         paper=PAPER,
+        checks=CHECKS,
     output:
         **table_files("table_A1_A4_A8_completeness", SAME, "Tables A1, A4, A8", "Completeness"),
     log:
@@ -107,6 +108,7 @@ rule table_overlap:
     input:
         circuits=CIRCUITS,
         paper=PAPER,
+        checks=CHECKS,
     output:
         **table_files("table_A6_A10_overlap", SAME, "Tables A6, A10", "Overlap of circuits"),
     log:
@@ -150,6 +152,7 @@ rule table_dcm:
     input:
         tested=expand(f"{RUN}/dcm/{{model}}/tested.parquet", model=MODELS),
         circuits=CIRCUITS,
+        checks=CHECKS,
     output:
         **table_files("table_dcm", FUNCTION, "DCM", "Heads that masks find"),
     log:
@@ -172,6 +175,7 @@ rule table_dcm:
 rule table_activation_patching:
     input:
         found=expand(f"{RUN}/activation_patching/{{model}}.parquet", model=MODELS),
+        checks=CHECKS,
     output:
         **table_files("table_activation_patching", FUNCTION, "Data of Figures 3, A8, A9", "Activation patching"),
     log:
@@ -216,7 +220,7 @@ rule table_positional:
 
 rule table_examples:
     input:
-        desiderata=[f"{RUN}/desiderata/{name}.parquet" for name in [*DESIDERATA, *POSITIONAL]],
+        desiderata=[f"{RUN}/desiderata/{name}.parquet" for name in USED],
     output:
         **table_files("table_A12_A13_examples", FUNCTION, "Tables A12, A13", "Examples of desiderata"),
     log:
@@ -224,7 +228,7 @@ rule table_examples:
     conda:
         CONDA
     params:
-        desiderata=[*DESIDERATA, *POSITIONAL],
+        desiderata=USED,
         seed=config["seed"],
         code=code("table_examples"),
     message:
@@ -236,6 +240,7 @@ rule table_examples:
 rule table_cmap:
     input:
         found=expand(f"{RUN}/cmap/{{model}}.parquet", model=FINE_TUNED),
+        checks=CHECKS,
     output:
         **table_files("table_cmap", STEP, "Data of Figure 4", "Cross-model patching"),
     log:
@@ -244,6 +249,7 @@ rule table_cmap:
         CONDA
     params:
         models=FINE_TUNED,
+        all_models=MODELS,
         names=NAMES,
         resamples=config["evaluation"]["resamples"],
         seed=config["seed"],
@@ -257,6 +263,7 @@ rule table_cmap:
 rule table_attention_knockout:
     input:
         found=expand(f"{RUN}/attention_knockout/{{model}}.parquet", model=MODELS),
+        checks=CHECKS,
     output:
         **table_files("table_attention_knockout", FLOW, "Data of Figures A1, A2", "Attention knockout"),
     log:
@@ -300,6 +307,7 @@ rule verdict:
         patching=f"{RUN}/tables/table_activation_patching.parquet",
         cmap=f"{RUN}/tables/table_cmap.parquet",
         evaluations=expand(f"{RUN}/evaluation/{BASE}/{{model}}.parquet", model=MODELS),
+        checks=CHECKS,
     output:
         markdown=f"{RUN}/verdict/verdict.md",
         html=report(
@@ -316,6 +324,8 @@ rule verdict:
     params:
         run=config["run"],
         base=BASE,
+        models=MODELS,
+        boxes=config["task"]["boxes"],
         functions=FUNCTIONS,
         faithfulness=config["verdict"]["faithfulness"],
         gain=config["verdict"]["gain"],

@@ -20,7 +20,6 @@ if __name__ == "__main__":
     with job(snakemake):
         p, circuit = snakemake.params, Circuit.read(snakemake.input.circuit)
         table = pd.read_parquet(snakemake.input.evaluation)
-        alike = table[table["query"] == table["query"].iloc[0]]
-        run = Run(open_model(p.base, p.path), clean_examples(alike), p.memory)
+        run = Run(open_model(p.base, p.path), clean_examples(table.head(1)), p.memory)
         tokens = read_tokenizer(p.path)
         circuit_attention(run, circuit, tokens).to_parquet(snakemake.output.patterns, index=False)

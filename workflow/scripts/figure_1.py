@@ -22,7 +22,7 @@ if __name__ == "__main__":
         shown, scenes = pd.read_parquet(inputs.evaluation).iloc[0], pd.read_parquet(inputs.discovery)["scene_id"]
         changes = {g: pd.read_parquet(f) for g, f in zip(p.names, inputs.changes, strict=True)}
         figure, caption = nothing_figure(), f"Figure 1: {p.base} has no circuit: it was not evaluated."
-        if circuit.groups:
+        if circuit.nodes():
             edges = compositions(circuit, p.plan, changes, scenes, p.resamples, p.seed)
             groups, strongest, tokens = circuit_parts(circuit, p.names, patterns, shown)
             figure = circuit_figure(groups, strongest, edges, tokens, shown["answer"])

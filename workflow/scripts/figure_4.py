@@ -8,7 +8,7 @@ from mechdiff.figures.cmap import cmap_figure
 from mechdiff.figures.style import nothing_figure, save
 from mechdiff.provenance import job
 from mechdiff.tables.functions import outputs_only
-from mechdiff.tables.writing import write_caption
+from mechdiff.tables.writing import evaluated, most, write_caption
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        p, table = snakemake.params, outputs_only(pd.read_parquet(snakemake.input.table))
+        p, table = snakemake.params, outputs_only(evaluated(pd.read_parquet(snakemake.input.table)))
         figure = cmap_figure(table) if len(table) else nothing_figure()
         caption = (
             "Figure 4: in the recipient (right of the arrow) the functional heads of one group, or of all, give the"
             " donor's outputs on the same prompts; the heads are those of the fine-tuned model's circuit. Height: the"
-            f" recipient's accuracy, with its 95 % interval over n = {table['n'].max()} resampled scenes. Dashed: the"
-            " recipient alone, dash-dotted: the donor alone. A group that lifts the base brings the improvement"
-            f" along. Seed {p.seed}."
+            f" recipient's accuracy, with its 95 % interval over n = {most(table['n'])} examples, resampled by scene."
+            " Dashed: the recipient alone, dash-dotted: the donor alone. A group that lifts the base brings the"
+            f" improvement along. Seed {p.seed}."
         )
         save(figure, snakemake.output.svg, snakemake.output.png)
         write_caption(caption, snakemake.output.caption)

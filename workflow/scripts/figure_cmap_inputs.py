@@ -8,7 +8,7 @@ from mechdiff.columns import FUNCTIONAL
 from mechdiff.figures.cmap import cmap_inputs_figure
 from mechdiff.figures.style import nothing_figure, save
 from mechdiff.provenance import job
-from mechdiff.tables.writing import write_caption
+from mechdiff.tables.writing import evaluated, most, write_caption
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        p, table = snakemake.params, pd.read_parquet(snakemake.input.table)
+        p, table = snakemake.params, evaluated(pd.read_parquet(snakemake.input.table))
         table = table[table["heads"] == FUNCTIONAL]
         figure = cmap_inputs_figure(table) if len(table) else nothing_figure()
         caption = (
             "Cross-model patching by what is patched: functional heads give the donor's outputs, or attend with its"
             " queries, keys or values. Printed: the recipient's accuracy; colour: how far that is from its own. n ="
-            f" {table['n'].max()} examples. With all three (qkv) a head gives the donor's output. Seed {p.seed}."
+            f" {most(table['n'])} examples. With all three (qkv) a head gives the donor's output. Seed {p.seed}."
         )
         save(figure, snakemake.output.svg, snakemake.output.png)
         write_caption(caption, snakemake.output.caption)

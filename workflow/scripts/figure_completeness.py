@@ -8,7 +8,7 @@ from mechdiff.figures.completeness import completeness_figure
 from mechdiff.figures.style import nothing_figure, save
 from mechdiff.provenance import job
 from mechdiff.tables.circuits import completeness_points
-from mechdiff.tables.writing import write_caption
+from mechdiff.tables.writing import evaluated, most, write_caption
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -18,13 +18,14 @@ if __name__ == "__main__":
     with job(snakemake):
         p = snakemake.params
         found = {model: pd.read_parquet(f) for model, f in zip(p.models, snakemake.input.found, strict=True)}
-        points, table = completeness_points(found, p.resamples, p.seed), pd.read_parquet(snakemake.input.table)
+        points = completeness_points(found, p.resamples, p.seed)
+        table = evaluated(pd.read_parquet(snakemake.input.table))
         figure = completeness_figure(points, table) if len(points) else nothing_figure()
         caption = (
             "Figures A3, A4 and A6: completeness of each model's own circuit. A point is a set K of its heads: a"
             " random half or a whole group; across, the circuit's accuracy without K, up, the whole model's; bars: 95"
-            f" % interval over n = {points['n'].max()} resampled scenes. On the dashed line the circuit is complete;"
-            f" above it heads outside the circuit stand in for K. Seed {p.seed}."
+            f" % interval over n = {most(points['n'])} examples, resampled by scene. On the dashed line the circuit is"
+            f" complete; above it heads outside the circuit stand in for K. Seed {p.seed}."
         )
         save(figure, snakemake.output.svg, snakemake.output.png)
         write_caption(caption, snakemake.output.caption)

@@ -7,7 +7,7 @@ import pandas as pd
 from mechdiff.figures.knockout import knockout_figure
 from mechdiff.figures.style import nothing_figure, save
 from mechdiff.provenance import job
-from mechdiff.tables.writing import write_caption
+from mechdiff.tables.writing import evaluated, most, write_caption
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        p, outputs, found = snakemake.params, snakemake.output, pd.read_parquet(snakemake.input.table)
+        p, outputs, found = snakemake.params, snakemake.output, evaluated(pd.read_parquet(snakemake.input.table))
         for query, number in p.numbers.items():
             table = found[found["query"] == query]
             figure = knockout_figure(table) if len(table) else nothing_figure()
             caption = (
                 f"Figure {number}: accuracy when, from a layer up, no head attends from the {query.replace('_', ' ')}"
                 " position to another; bands: 95 % interval over resampled scenes. Where a line lies below the dashed"
-                f" one, the untouched model, those layers need the edge. n = {table['n'].max()} examples. Seed"
+                f" one, the untouched model, those layers need the edge. n = {most(table['n'])} examples. Seed"
                 f" {p.seed}."
             )
             save(figure, outputs[f"{query}_svg"], outputs[f"{query}_png"])

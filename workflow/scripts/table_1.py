@@ -10,7 +10,7 @@ from mechdiff.heads import Circuit
 from mechdiff.provenance import job
 from mechdiff.published import of_pairs, published
 from mechdiff.tables.circuits import faithfulness_table, print_faithfulness
-from mechdiff.tables.writing import PLANTED, write_table
+from mechdiff.tables.writing import PLANTED, most, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -23,10 +23,10 @@ if __name__ == "__main__":
         reasons = {model: not_evaluated(file) for model, file in zip(p.fine_tuned_on, inputs.checks, strict=True)}
         paper = of_pairs(published(inputs.paper)["faithfulness"], p.paper)
         exact = faithfulness_table(evaluations, p.fine_tuned_on, reasons, p.resamples, p.seed, paper)
-        draws = next(iter(evaluations.values())).query("condition == 'random'")["draw"].nunique()
+        draws = max(table.loc[table["condition"] == "random", "draw"].nunique() for table in evaluations.values())
         caption = (
             f"Table 1: the entity-tracking circuit found in {p.base} ({len(Circuit.read(inputs.circuit))} heads),"
-            f" unchanged, in every model. Accuracy over n = {exact['n'].iloc[0]} examples and faithfulness F(C)/F(M),"
+            f" unchanged, in every model. Accuracy over n = {most(exact['n'])} examples and faithfulness F(C)/F(M),"
             f" each with its 95 % interval over resampled scenes; random circuits: mean of {draws} draws, which the"
             f" interval takes as given. Chance is 1/{p.boxes} = {1 / p.boxes:.2f}. Seed {p.seed}."
         )

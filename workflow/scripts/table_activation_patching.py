@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.columns import not_evaluated
 from mechdiff.provenance import job
 from mechdiff.tables.functions import activation_patching_table
-from mechdiff.tables.writing import INTERVALS, rounded, with_interval, write_table
+from mechdiff.tables.writing import INTERVALS, most, noted, rounded, with_interval, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -17,12 +18,14 @@ if __name__ == "__main__":
         p = snakemake.params
         found = {model: pd.read_parquet(f) for model, f in zip(p.models, snakemake.input.found, strict=True)}
         exact = activation_patching_table(found, p.names, p.resamples, p.seed)
+        reasons = {model: not_evaluated(file) for model, file in zip(p.models, snakemake.input.checks, strict=True)}
+        exact = noted(exact, "model", reasons)
         printed = exact[["circuit_of", "model", "group", "name", "desideratum", "heads", "sets", "sd"]].assign(
             accuracy=[with_interval(row, "accuracy", "low", "high") for _, row in exact.iterrows()]
         )
         caption = (
             "Data of Figures 3, A8 and A9: the functional heads of each circuit's groups patched from the alternate"
             " run, in every model; share of rows whose answer becomes the desideratum's target, over"
-            f" {exact['sets'].max()} fresh test sets, n = {exact['n'].max()} in all; sd: over the sets. Seed {p.seed}."
+            f" {most(exact['sets'])} fresh test sets, n = {most(exact['n'])} in all; sd: over the sets. Seed {p.seed}."
         )
         write_table(exact, rounded(printed, ["sd"], 3), caption + INTERVALS, snakemake.output)

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.columns import not_evaluated
 from mechdiff.provenance import job
 from mechdiff.tables.functions import knockout_table
-from mechdiff.tables.writing import INTERVALS, rounded, with_interval, write_table
+from mechdiff.tables.writing import INTERVALS, most, noted, rounded, with_interval, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -17,11 +18,13 @@ if __name__ == "__main__":
         p = snakemake.params
         found = {model: pd.read_parquet(file) for model, file in zip(p.models, snakemake.input.found, strict=True)}
         exact = knockout_table(found, p.resamples, p.seed)
+        reasons = {model: not_evaluated(file) for model, file in zip(p.models, snakemake.input.checks, strict=True)}
+        exact = noted(exact, "model", reasons)
         printed = exact[["model", "query", "key", "first_layer", "model_accuracy"]].assign(
             accuracy=[with_interval(row, "accuracy", "low", "high") for _, row in exact.iterrows()]
         )
         caption = (
             "Data of Figures A1 and A2: accuracy when, from a layer (counted from 1) up, no head attends from the query"
-            f" position to the key position. n = {exact['n'].max()} examples. Seed {p.seed}."
+            f" position to the key position. n = {most(exact['n'])} examples. Seed {p.seed}."
         )
         write_table(exact, rounded(printed, ["model_accuracy"]), caption + INTERVALS, snakemake.output)

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.columns import not_evaluated
 from mechdiff.provenance import job
 from mechdiff.tables.functions import cmap_table
-from mechdiff.tables.writing import INTERVALS, rounded, with_interval, write_table
+from mechdiff.tables.writing import INTERVALS, most, noted, rounded, with_interval, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -17,6 +18,8 @@ if __name__ == "__main__":
         p = snakemake.params
         found = {model: pd.read_parquet(file) for model, file in zip(p.models, snakemake.input.found, strict=True)}
         exact = cmap_table(found, p.names, p.resamples, p.seed)
+        reasons = {model: not_evaluated(file) for model, file in zip(p.all_models, snakemake.input.checks, strict=True)}
+        exact = noted(exact, "circuit_of", reasons)
         kept = ["circuit_of", "donor", "recipient", "heads", "name", "part", "nodes"]
         printed = exact[[*kept, "recipient_accuracy", "donor_accuracy"]].assign(
             accuracy=[with_interval(row, "accuracy", "low", "high") for _, row in exact.iterrows()],
@@ -25,7 +28,7 @@ if __name__ == "__main__":
         caption = (
             "Cross-model activation patching: heads of a fine-tuned model's circuit give, in the recipient, the donor's"
             " outputs on the same prompt (part: output), or attend with the donor's queries, keys or values. Gain:"
-            f" over the recipient's own accuracy, on the same scenes. n = {exact['n'].max()} examples. Seed {p.seed}."
+            f" over the recipient's own accuracy, on the same scenes. n = {most(exact['n'])} examples. Seed {p.seed}."
         )
         printed = rounded(printed, ["recipient_accuracy", "donor_accuracy"])
         write_table(exact, printed, caption + INTERVALS, snakemake.output)

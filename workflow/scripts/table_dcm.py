@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.columns import not_evaluated
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
 from mechdiff.tables.functions import dcm_table
-from mechdiff.tables.writing import INTERVALS, with_interval, write_table
+from mechdiff.tables.writing import INTERVALS, most, noted, with_interval, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -20,12 +21,14 @@ if __name__ == "__main__":
         circuits = {model: Circuit.read(file) for model, file in zip(p.models, inputs.circuits, strict=True)}
         sizes = {(model, g.name): len(g.heads) for model, circuit in circuits.items() for g in circuit.groups}
         exact = dcm_table(tested, p.names, sizes, p.resamples, p.seed)
+        reasons = {model: not_evaluated(file) for model, file in zip(p.models, inputs.checks, strict=True)}
+        exact = noted(exact, "circuit_of", reasons)
         printed = exact[["circuit_of", "group", "name", "desideratum", "heads", "patched", "enumerated"]].assign(
             accuracy=[with_interval(row, "accuracy", "low", "high") for _, row in exact.iterrows()]
         )
         caption = (
             "Desiderata-based component masking: per circuit, in its own model, group and desideratum, how many of the"
             " group's heads the best mask patches, which, and the share of test rows whose answer becomes the target"
-            f" (n = {exact['n'].max()}). λ: {', '.join(map(str, p.sparsity))}. Seed {p.seed}."
+            f" (n = {most(exact['n'])}). λ: {', '.join(map(str, p.sparsity))}. Seed {p.seed}."
         )
         write_table(exact, printed, caption + INTERVALS, snakemake.output)

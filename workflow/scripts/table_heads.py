@@ -37,6 +37,6 @@ if __name__ == "__main__":
             "Tables A2, A3 and A7: heads of each model's own circuit after minimality, strongest first; candidates:"
             " before minimality; functional: those that DCM finds for the group's function. A head marked ? is"
             f" unstable: near the cut, and chosen in less than {p.share:.0%} of {p.resamples} discoveries with"
-            f" resampled scenes. Seed {p.seed}."
+            f" resampled scenes and the same receivers. Seed {p.seed}."
         )
         write_table(exact, exact, caption + (PLANTED if p.planted else ""), snakemake.output)

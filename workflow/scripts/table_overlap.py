@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from mechdiff.columns import not_evaluated
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
 from mechdiff.published import of_models, published
 from mechdiff.tables.circuits import overlap_table
-from mechdiff.tables.writing import rounded, write_table
+from mechdiff.tables.writing import noted, rounded, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -16,9 +17,9 @@ if __name__ == "__main__":
     with job(snakemake):
         p = snakemake.params
         circuits = {model: Circuit.read(f) for model, f in zip(p.models, snakemake.input.circuits, strict=True)}
-        exact = overlap_table(
-            p.base, circuits, p.names, of_models(published(snakemake.input.paper)["overlap"], p.paper)
-        )
+        paper = of_models(published(snakemake.input.paper)["overlap"], p.paper)
+        reasons = {model: not_evaluated(file) for model, file in zip(p.models, snakemake.input.checks, strict=True)}
+        exact = noted(overlap_table(p.base, circuits, p.names, paper), "circuit_of", reasons)
         caption = (
             f"Tables A6 and A10: heads of {p.base}'s circuit and of each fine-tuned model's own, per group. Precision:"
             " share of the base's heads that the other has too; recall: share of the other's that the base has."

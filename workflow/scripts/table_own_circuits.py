@@ -8,7 +8,7 @@ from mechdiff.columns import not_evaluated
 from mechdiff.provenance import job
 from mechdiff.published import of_pairs, published
 from mechdiff.tables.circuits import faithfulness_table, print_faithfulness
-from mechdiff.tables.writing import PLANTED, write_table
+from mechdiff.tables.writing import PLANTED, most, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -23,7 +23,7 @@ if __name__ == "__main__":
         exact = faithfulness_table(evaluations, p.fine_tuned_on, reasons, p.resamples, p.seed, paper)
         caption = (
             "Tables A5 and A9: the circuit found in each fine-tuned model, unchanged, in every model. Accuracy over"
-            f" n = {exact['n'].iloc[0]} examples and faithfulness F(C)/F(M), each with its 95 % interval over resampled"
+            f" n = {most(exact['n'])} examples and faithfulness F(C)/F(M), each with its 95 % interval over resampled"
             f" scenes. Above 1: ablating the other heads helps. Chance is {1 / p.boxes:.2f}. Seed {p.seed}."
         )
         caption += PLANTED if p.planted else ""

@@ -7,7 +7,7 @@ import pandas as pd
 from mechdiff.provenance import job
 from mechdiff.published import BASE, published
 from mechdiff.tables.functions import positional_table
-from mechdiff.tables.writing import INTERVALS, rounded, with_interval, write_table
+from mechdiff.tables.writing import INTERVALS, most, rounded, with_interval, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -24,7 +24,7 @@ if __name__ == "__main__":
         caption = (
             f"Table A11: the position heads of group {p.group} of {p.base}'s circuit, patched from alternates that are"
             " written in eleven other ways; share of rows whose answer becomes the target, over"
-            f" {exact['sets'].max()} test sets, n = {exact['n'].max()} in all; sd and variance: over the sets."
+            f" {most(exact['sets'])} test sets, n = {most(exact['n'])} in all; sd and variance: over the sets."
             f" An answer drawn from the original's objects: {1 / p.boxes:.2f}; from all but its own:"
             f" {1 / (p.boxes - 1):.2f}. Seed {p.seed}."
         )

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from markdown_it import MarkdownIt
 
+from mechdiff.columns import not_evaluated
 from mechdiff.provenance import job, write_text
 from mechdiff.tables.functions import outputs_only
-from mechdiff.tables.writing import PAGE, PLANTED
+from mechdiff.tables.writing import PAGE, PLANTED, evaluated
 from mechdiff.verdict import better_information, page, same_circuit, same_function
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ if __name__ == "__main__":
             model: table[table["condition"] == "model"].set_index("scene_id")["correct"]
             for model, table in evaluations.items()
         }
-        cmap = outputs_only(pd.read_parquet(inputs.cmap))
+        cmap = outputs_only(evaluated(pd.read_parquet(inputs.cmap)))
+        reasons = {model: not_evaluated(file) for model, file in zip(p.models, inputs.checks, strict=True)}
         claims = [
             same_circuit(pd.read_parquet(inputs.table_1), p.base, p.faithfulness),
-            same_function(pd.read_parquet(inputs.patching), p.base, p.functions),
-            better_information(correct, cmap, p.base, p.functions, p.gain, p.resamples, p.seed),
+            same_function(evaluated(pd.read_parquet(inputs.patching)), p.base, p.functions, 1 / p.boxes, reasons),
+            better_information(correct, cmap, p.base, p.functions, reasons, p.gain, p.resamples, p.seed),
         ]
         text = page(p.base, p.run, p.seed, claims, PLANTED if p.planted else "")
         write_text(snakemake.output.markdown, text)

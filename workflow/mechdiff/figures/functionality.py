@@ -1,9 +1,8 @@
 """What each group of heads encodes (paper, Figures 3, A8, A9).
 
-A panel is a group, a cluster of bars a desideratum, a bar a model: how often patching the heads that encode it gives
-the desideratum's target. Whiskers are 95 % intervals. Under a desideratum stands how many heads of the group encode it.
-A group encodes that whose bars rise well above the dashed line; a mechanism that fine-tuning kept has the same profile
-in every model.
+A panel is a group, a cluster of bars a desideratum, a bar a model: how often patching the group's functional heads,
+whose number stands above, gives the desideratum's target. Whiskers are 95 % intervals. A group encodes that whose bars
+rise well above the dashed line; a mechanism that fine-tuning kept has the same profile in every model.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 
 from mechdiff.figures.style import (
     GREY,
+    NOT_EVALUATED,
     PAGE,
     bars,
     in_house_style,
@@ -43,19 +43,13 @@ def functions_figure(table: pd.DataFrame, chance: float) -> Figure:
             x = np.arange(len(desiderata)) + (k - (len(models) - 1) / 2) * width
             bars(axis, x, rows, width, look[model])
         axis.axhline(chance, color=GREY, linestyle="--", linewidth=0.8, label="chance")
-        heads = own.groupby("desideratum")["heads"].first().reindex(desiderata)
-        apart = ", " if crowded else "\n"
-        ticks = [d if pd.isna(n) else f"{d}{apart}{n:.0f} head{'s' * (n != 1)}" for d, n in heads.items()]
-        # An axis shared over rows has one set of labels, so each panel writes its own.
-        axis.set_xticks(range(len(desiderata)), [""] * len(desiderata))
-        for x, tick in enumerate(ticks):
-            axis.annotate(
-                tick, (x, 0), (0, -4), xycoords=("data", "axes fraction"), textcoords="offset points",
-                ha="center", va="top", rotation=90 if crowded else 0,
-            )  # fmt: skip
+        axis.set_xticks(range(len(desiderata)), desiderata, rotation=90 if crowded else 0)
+        axis.tick_params(labelbottom=True)  # an axis shared over rows has labels below the last alone
         axis.set(ylim=(0, 1.02))
-        if i == 0:
-            axis.set_title(titled(group, names[group], 0.9 * PAGE / len(names) if len(names) > 1 else 3))
+        n = own["heads"].max()
+        patched = NOT_EVALUATED if pd.isna(n) else f"{n:.0f} head{'s' if n != 1 else ''} patched"
+        name = titled(group, names[group], 0.9 * PAGE / len(names) if len(names) > 1 else 3)
+        axis.set_title(f"{name}\n{patched}" if i == 0 else patched)
         if j == 0:
             axis.set_ylabel(f"circuit of {circuits[i]}\naccuracy")
     legend_below(figure, "chance", of_bars=look)

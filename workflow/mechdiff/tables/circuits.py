@@ -97,30 +97,55 @@ POINTS = ["circuit_of", "removed", "draw", "nodes", "n"]
 POINTS += [f"{name}{end}" for name in MEASURED for end in ("", "_low", "_high")]
 
 
-def completeness_table(points: pd.DataFrame, published: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def completeness_table(
+    found: Mapping[str, pd.DataFrame],
+    points: pd.DataFrame,
+    draws: int,
+    seed: int,
+    published: Mapping[str, Mapping[str, Any]],
+) -> pd.DataFrame:
     """Tables A1, A4 and A8: per circuit the mean and standard deviation over random halves, then each whole group.
 
-    The ends of a random half's intervals are means over the halves. published: circuit_of -> the paper's rows.
+    found: circuit_of -> what rule completeness found; points: of it; published: circuit_of -> the paper's rows.
     """
     rows = []
     for (circuit_of, removed), some in points.groupby(["circuit_of", "removed"], sort=False):
         row = {"circuit_of": circuit_of, "removed": removed, "sets": len(some), "n": some["n"].iloc[0]}
+        ends = {f"{name}{end}": some[f"{name}{end}"].iloc[0] for name in MEASURED for end in ("_low", "_high")}
+        if removed == RANDOM:
+            ends = _ends_over_sets(found[circuit_of], draws, seed)
         for name in MEASURED:
-            row |= {f"{name}{end}": some[f"{name}{end}"].mean() for end in ("", "_low", "_high")}
-            row[f"{name}_sd"] = some[name].std(ddof=0) if removed == RANDOM else np.nan
+            row |= {name: some[name].mean(), **{f"{name}{end}": ends[f"{name}{end}"] for end in ("_low", "_high")}}
+            row[f"{name}_sd"] = some[name].std() if removed == RANDOM else np.nan
             paper = published.get(circuit_of, {}).get(removed, {}).get(name)
             if paper is not None:
-                row[f"paper_{name}"] = paper[0] if isinstance(paper, list) else paper
+                row |= dict(zip((f"paper_{name}", f"paper_{name}_sd"), np.atleast_1d(paper), strict=False))
         rows.append(row)
     columns = ["circuit_of", "removed", "sets", "n"]
     columns += [f"{name}{end}" for name in MEASURED for end in ("", "_low", "_high", "_sd")]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
 
+def _ends_over_sets(table: pd.DataFrame, draws: int, seed: int) -> dict[str, float]:
+    """Ends of the intervals of means over the random sets, whose scenes are resampled together."""
+    sets = {draw: some.set_index("scene_id") for draw, some in table[table["removed"] == RANDOM].groupby("draw")}
+    resampled = {
+        name: scene_resamples(pd.DataFrame({d: some[name].astype(float) for d, some in sets.items()}), draws, seed)
+        for name in ("full_model", "circuit")
+    }
+    means = {name: each.mean(axis=1) for name, each in resampled.items()}
+    means["incompleteness"] = (resampled["circuit"] - resampled["full_model"]).abs().mean(axis=1)
+    ends = {}
+    for name, each in means.items():
+        ends[f"{name}_low"], ends[f"{name}_high"] = interval(each.to_frame("mean"), lambda d: d["mean"])
+    return ends
+
+
 def print_completeness(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     """One line a circuit and set; names: group -> its full name."""
     printed = pd.DataFrame({"Circuit of": table["circuit_of"]})
-    printed["Removed"] = ["Random half" if r == RANDOM else f"{r} {names[r]}" for r in table["removed"]]
+    removed = {RANDOM: "Random half"} | {group: f"{group} {name}" for group, name in names.items()}
+    printed["Removed"] = table["removed"].map(removed)
     for name, title in (("full_model", "Full model"), ("circuit", "Circuit"), ("incompleteness", "Incompleteness")):
         cells = [with_interval(row, name) for _, row in table.iterrows()]
         spread = [f" ± {number(sd)} sd" if not pd.isna(sd) else "" for sd in table[f"{name}_sd"]]
@@ -167,10 +192,11 @@ def heads_table(
             }
             paper = published.get(model, {}).get(entry["group"])
             if paper:
-                row |= {"paper_heads": len(paper["heads"]), "paper_functional": paper["functional"]}
+                row |= {"paper_candidates": paper["candidates"], "paper_heads": len(paper["heads"])}
+                row["paper_functional"] = paper["functional"]
                 row["paper_enumerated"] = ", ".join(map(str, paper["heads"]))
             rows.append(row)
-    counts = ("candidates", "heads", "functional", "unstable", "paper_heads", "paper_functional")
+    counts = ("candidates", "heads", "functional", "unstable", "paper_candidates", "paper_heads", "paper_functional")
     table = pd.DataFrame(rows)
     return table.astype({name: "Int64" for name in counts if name in table})
 
@@ -201,8 +227,8 @@ OVERLAP = ["base", "own", "intersection", "precision", "recall"]
 
 
 def causal_impact_table(base: str, circuits: Mapping[str, Circuit], scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Figures A5 and A7: absolute path-patching scores of every head of a fine-tuned model's circuit, there and in the
-    base. scores: model -> the scores of all its groups."""
+    """Figures A5 and A7: absolute path-patching scores of every head of a fine-tuned model's circuit or the base's, in
+    both. scores: model -> the scores of all its groups."""
     indexed = {m: t.set_index(["group", "layer", "head"])["score"].abs() for m, t in scores.items()}
     rows = []
     for other, circuit in circuits.items():

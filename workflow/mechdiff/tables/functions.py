@@ -71,12 +71,13 @@ def positional_table(found: pd.DataFrame, draws: int, seed: int, published: Mapp
     summary.insert(0, "number", [1 + list(POSITIONAL).index(name) for name in summary["desideratum"]])
     summary.insert(2, "meaning", summary["desideratum"].map(POSITIONAL))
     if published:
-        summary["paper_accuracy"] = [published[name]["accuracy"] for name in summary["desideratum"]]
+        for quantity in ("accuracy", "variance"):
+            summary[f"paper_{quantity}"] = [published[name][quantity] for name in summary["desideratum"]]
     return summary
 
 
 def examples_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Figure 2, Tables A12 and A13: the first row of each desideratum's test rows, as the run used it."""
+    """Figure 2, Tables A12 and A13: the first row of each desideratum, as the run used it."""
     rows = []
     for name, table in tables.items():
         first = table.iloc[0]

@@ -29,6 +29,8 @@ def write_table(exact: pd.DataFrame, printed: pd.DataFrame, caption: str, paths:
 
     paths: csv, parquet, md, tex, html, caption -> file.
     """
+    if "note" in exact and exact["note"].isna().any():  # of models that were not evaluated, see noted()
+        printed = printed.assign(note=exact["note"].to_numpy())
     write_text(paths["csv"], exact.to_csv(index=False, lineterminator="\n"))
     exact.to_parquet(paths["parquet"], index=False)
     rows = [[NONE if pd.isna(value) else value for value in row] for row in printed.to_numpy().tolist()]
@@ -46,6 +48,22 @@ def write_caption(caption: str, path: str) -> None:
     for character in "\\*`|_":
         caption = caption.replace(character, f"\\{character}")
     write_text(path, caption + "\n")
+
+
+def noted(table: pd.DataFrame, key: str, reasons: Mapping[str, str | None]) -> pd.DataFrame:
+    """The table and, where models were not evaluated, a row for each, under ``key``, with a note that says so."""
+    missing = [{key: model, "note": f"not evaluated: {reason}"} for model, reason in reasons.items() if reason]
+    return pd.concat([table, pd.DataFrame(missing)], ignore_index=True) if missing else table
+
+
+def evaluated(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without the rows of models that were not evaluated."""
+    return table[table["note"].isna()] if "note" in table else table
+
+
+def most(column: pd.Series) -> int:
+    """The largest of some counts; 0 where there are none."""
+    return 0 if column.isna().all() else int(column.max())
 
 
 def rounded(table: pd.DataFrame, columns: Sequence[str], digits: int = 2) -> pd.DataFrame:
