@@ -351,5 +351,17 @@ def test_a_model_near_chance_gets_no_circuit_and_everything_else_still_runs(tmp_
         heads.loc["mini-weak", "enumerated"].str.fullmatch(reason).all()
         and heads.loc["mini-goat", "heads"].notna().all()
     )
-    assert set(pd.read_csv(tables / "table_cmap.csv")["donor"]) == {"mini-llama", "mini-goat"}
+    for name, key in [
+        ("table_cmap", "circuit_of"),
+        ("table_dcm", "circuit_of"),
+        ("table_A1_A4_A8_completeness", "circuit_of"),
+        ("table_A6_A10_overlap", "circuit_of"),
+        ("table_activation_patching", "model"),
+        ("table_attention_knockout", "model"),
+    ]:
+        table = pd.read_csv(tables / f"{name}.csv")
+        noted = table[table["note"].notna()]
+        assert noted[key].tolist() == ["mini-weak"] and noted["note"].str.fullmatch(reason).all(), name
+        assert "not evaluated: accuracy" in (tables / f"{name}.md").read_text(), name
+    assert "cannot tell (not evaluated: accuracy" in (tables.parent / "verdict" / "verdict.md").read_text()
     assert audit(folder / "results")
