@@ -50,7 +50,7 @@ def test_the_circuit_is_small_and_has_the_planted_heads_of_every_group(tables):
 def patching(tables) -> pd.DataFrame:
     table = pd.read_parquet(tables / "table_activation_patching.parquet")
     ours = table[table["circuit_of"] == "mini-llama"]
-    return ours.set_index(["model", "group", "desideratum"])["accuracy"]
+    return ours.set_index(["model", "group", "desideratum"]).sort_index()["accuracy"]
 
 
 @pytest.mark.parametrize(("group", "function"), [("A", "object"), ("B", "position"), ("C", "position")])
