@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 OBJECTS_FILE = ROOT / "config" / "objects.txt"
 OBJECTS = read_objects(OBJECTS_FILE)
 REFERENCE = ROOT.parent / "shared" / "reference"
+NOT_OURS = "is not part of this project; with it beside the checkout this compares the project with it"
+released_here = pytest.mark.skipif(not REFERENCE.exists(), reason=f"what the paper's authors released {NOT_OURS}")
 
 
 def word_tokenizer(words: list[str]) -> Tokenizer:

@@ -12,7 +12,7 @@ import yaml
 from mechdiff.errors import InputError
 from mechdiff.heads import Head
 from mechdiff.published import BASE, CIRCUITS, GROUPS, MODELS, POSITIONAL, published
-from micro import REFERENCE, ROOT
+from micro import NOT_OURS, REFERENCE, ROOT, released_here
 
 PAPER_FILE = ROOT / "resources" / "paper.yaml"
 PAPER = published(PAPER_FILE)
@@ -20,7 +20,6 @@ ROUNDING = 0.005 + 1e-9  # of two printed decimals
 EVERY_GROUP = [(circuit, group) for circuit in CIRCUITS for group in GROUPS]
 RELEASED_MODELS = dict(zip(MODELS, ("llama", "vicuna", "goat", "float"), strict=True))
 RELEASED_GROUPS = {"A": "value_fetcher", "B": "pos_transmitter", "C": "pos_detector", "D": "struct_reader"}
-released_here = pytest.mark.skipif(not REFERENCE.exists(), reason="the authors' released files are not here")
 
 
 @pytest.mark.parametrize(("circuit", "group"), EVERY_GROUP)
@@ -163,7 +162,7 @@ def text():
         content = file.read_text(errors="ignore")
         if "A CASE STUDY ON ENTITY TRACKING" in content and "TableA11:" in content:
             return content
-    return pytest.skip("the paper's text is not here")
+    return pytest.skip(f"the paper's text {NOT_OURS}")
 
 
 def table(text: str, name: str) -> str:

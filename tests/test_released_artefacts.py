@@ -12,9 +12,9 @@ import pytest
 from mechdiff.heads import Head, Position
 from mechdiff.minimality import context_size, is_kept, minimality_score
 from mechdiff.path_patching import Step, select_candidates
-from micro import REFERENCE
+from micro import REFERENCE, released_here
 
-pytestmark = pytest.mark.skipif(not REFERENCE.exists(), reason="the authors' released files are not here")
+pytestmark = released_here
 
 GROUPS = {"A": "value_fetcher", "B": "pos_transmitter", "C": "pos_detector", "D": "struct_reader"}
 PLAN = [

@@ -6,12 +6,21 @@ Light to import: a table needs none of what an experiment needs.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
+from typing import TypeVar
+
+T, K = TypeVar("T"), TypeVar("K", bound=Hashable)
 
 RANDOM = "random"  # a random half of a circuit, in place of a group
 OUTPUT = "output"  # the part of a head that is patched, where it is not its inputs
 CIRCUIT = "circuit"  # all groups, in place of one
 FUNCTIONAL, ALL = "functional", "all"  # which heads of a group are patched across models
+
+
+def read_each(read: Callable[[str], T], names: Iterable[K], files: Iterable[str]) -> dict[K, T]:
+    """Name -> what ``read`` makes of its file; as many files as names."""
+    return {name: read(file) for name, file in zip(names, files, strict=True)}
 
 
 def not_evaluated(*checks: str) -> str | None:

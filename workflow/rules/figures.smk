@@ -127,7 +127,7 @@ rule figure_cmap_inputs:
 
 rule figure_completeness:
     input:
-        found=expand(f"{RUN}/completeness/{{model}}.parquet", model=MODELS),
+        points=f"{RUN}/completeness/points.parquet",
         table=f"{RUN}/tables/table_A1_A4_A8_completeness.parquet",
     output:
         **figure_files("figure_A3_A4_A6_completeness", SAME, "Figures A3, A4, A6", "Completeness"),
@@ -137,8 +137,6 @@ rule figure_completeness:
     conda:
         CONDA
     params:
-        models=MODELS,
-        resamples=config["evaluation"]["resamples"],
         seed=config["seed"],
         code=code("figure_completeness"),
     message:

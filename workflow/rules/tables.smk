@@ -58,6 +58,7 @@ rule table_completeness:
         checks=CHECKS,
     output:
         **table_files("table_A1_A4_A8_completeness", SAME, "Tables A1, A4, A8", "Completeness"),
+        points=f"{RUN}/completeness/points.parquet",
     log:
         f"{RUN}/logs/table_completeness.log",
     conda:

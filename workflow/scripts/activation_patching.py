@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mechdiff.activation_patching import COLUMNS, activation_patching
-from mechdiff.columns import not_evaluated
+from mechdiff.columns import not_evaluated, read_each
 from mechdiff.dcm import Pairs
 from mechdiff.heads import Circuit
 from mechdiff.models import open_model
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p, name, found = snakemake.params, snakemake.wildcards.model, [pd.DataFrame(columns=COLUMNS)]
-        circuits = {c: Circuit.read(file) for c, file in zip(p.circuits, snakemake.input.functional, strict=True)}
+        circuits = read_each(Circuit.read, p.circuits, snakemake.input.functional)
         patches = sum(len(circuit.groups) for circuit in circuits.values())
         if patches and not not_evaluated(snakemake.input.check):
             tables = [pd.read_parquet(file).query("part == 'patching'") for file in snakemake.input.desiderata]

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.columns import read_each
 from mechdiff.figures.desiderata import desiderata_figure, example_rows
 from mechdiff.figures.style import save
 from mechdiff.provenance import job
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p = snakemake.params
-        tables = {
-            name: pd.read_parquet(file) for name, file in zip(p.desiderata, snakemake.input.desiderata, strict=True)
-        }
+        tables = read_each(pd.read_parquet, p.desiderata, snakemake.input.desiderata)
         figure = desiderata_figure(example_rows(tables))
         caption = (
             "Figure 2: the desiderata, each with the first of this run's own rows. Heads that carry what a desideratum"

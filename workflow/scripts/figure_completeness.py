@@ -7,7 +7,6 @@ import pandas as pd
 from mechdiff.figures.completeness import completeness_figure
 from mechdiff.figures.style import nothing_figure, save
 from mechdiff.provenance import job
-from mechdiff.tables.circuits import completeness_points
 from mechdiff.tables.writing import evaluated, most, write_caption
 
 if TYPE_CHECKING:
@@ -16,9 +15,7 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        p = snakemake.params
-        found = {model: pd.read_parquet(f) for model, f in zip(p.models, snakemake.input.found, strict=True)}
-        points = completeness_points(found, p.resamples, p.seed)
+        p, points = snakemake.params, pd.read_parquet(snakemake.input.points)
         table = evaluated(pd.read_parquet(snakemake.input.table))
         figure = completeness_figure(points, table) if len(points) else nothing_figure()
         caption = (

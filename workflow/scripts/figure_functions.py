@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.figures.functionality import functions_figure
+from mechdiff.figures.functionality import functions_caption, functions_figure
 from mechdiff.figures.style import nothing_figure, save
 from mechdiff.provenance import job
-from mechdiff.tables.writing import evaluated, most, write_caption
+from mechdiff.tables.writing import evaluated, write_caption
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -18,12 +18,7 @@ if __name__ == "__main__":
         p, table = snakemake.params, evaluated(pd.read_parquet(snakemake.input.table))
         table = table[table["circuit_of"] != p.base]
         figure = functions_figure(table, 1 / p.boxes) if len(table) else nothing_figure()
-        caption = (
-            "Figures A8 and A9: the functional heads of each fine-tuned model's own circuit, group by group, patched"
-            " from the alternate run, in every model. Height: share of rows whose answer becomes the target of the"
-            f" desideratum; bars: 95 % interval over resampled scenes, n = {most(table['n'])} rows in"
-            f" {most(table['sets'])} fresh sets. Dashed: an answer drawn from the prompt's objects, 1/{p.boxes}, which"
-            f" is chance for position. A group carries what its high bars name. Seed {p.seed}."
-        )
+        whose = "Figures A8 and A9: the functional heads of each fine-tuned model's own circuit"
+        caption = functions_caption(whose, table, p.boxes, p.seed)
         save(figure, snakemake.output.svg, snakemake.output.png)
         write_caption(caption, snakemake.output.caption)

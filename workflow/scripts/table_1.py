@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import not_evaluated
+from mechdiff.columns import not_evaluated, read_each
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
 from mechdiff.published import of_pairs, published
@@ -20,7 +20,7 @@ if __name__ == "__main__":
     with job(snakemake):
         p, inputs = snakemake.params, snakemake.input
         evaluations = {(p.base, Path(file).stem): pd.read_parquet(file) for file in inputs.evaluations}
-        reasons = {model: not_evaluated(file) for model, file in zip(p.fine_tuned_on, inputs.checks, strict=True)}
+        reasons = read_each(not_evaluated, p.fine_tuned_on, inputs.checks)
         paper = of_pairs(published(inputs.paper)["faithfulness"], p.paper)
         exact = faithfulness_table(evaluations, p.fine_tuned_on, reasons, p.resamples, p.seed, paper)
         draws = max(table.loc[table["condition"] == "random", "draw"].nunique() for table in evaluations.values())

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import not_evaluated
+from mechdiff.columns import not_evaluated, read_each
 from mechdiff.provenance import job
 from mechdiff.tables.functions import activation_patching_table
 from mechdiff.tables.writing import INTERVALS, most, noted, rounded, with_interval, write_table
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p = snakemake.params
-        found = {model: pd.read_parquet(f) for model, f in zip(p.models, snakemake.input.found, strict=True)}
+        found = read_each(pd.read_parquet, p.models, snakemake.input.found)
         exact = activation_patching_table(found, p.names, p.resamples, p.seed)
-        reasons = {model: not_evaluated(file) for model, file in zip(p.models, snakemake.input.checks, strict=True)}
+        reasons = read_each(not_evaluated, p.models, snakemake.input.checks)
         exact = noted(exact, "model", reasons)
         printed = exact[["circuit_of", "model", "group", "name", "desideratum", "heads", "sets", "sd"]].assign(
             accuracy=[with_interval(row, "accuracy", "low", "high") for _, row in exact.iterrows()]

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.columns import read_each
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
 from mechdiff.tables.circuits import causal_impact_table
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p, groups = snakemake.params, len(snakemake.params.groups)
-        circuits = {model: Circuit.read(f) for model, f in zip(p.models, snakemake.input.circuits, strict=True)}
+        circuits = read_each(Circuit.read, p.models, snakemake.input.circuits)
         scores = [pd.read_parquet(file) for file in snakemake.input.scores]
         of_model = {model: pd.concat(scores[i * groups : (i + 1) * groups]) for i, model in enumerate(p.models)}
         exact = causal_impact_table(p.base, circuits, of_model)

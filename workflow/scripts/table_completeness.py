@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import not_evaluated
+from mechdiff.columns import not_evaluated, read_each
 from mechdiff.provenance import job
 from mechdiff.published import of_models, published
 from mechdiff.tables.circuits import completeness_points, completeness_table, print_completeness
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p = snakemake.params
-        found = {model: pd.read_parquet(f) for model, f in zip(p.models, snakemake.input.found, strict=True)}
+        found = read_each(pd.read_parquet, p.models, snakemake.input.found)
         points = completeness_points(found, p.resamples, p.seed)
+        points.to_parquet(snakemake.output.points, index=False)
         paper = of_models(published(snakemake.input.paper)["completeness"], p.paper)
         exact = completeness_table(found, points, p.resamples, p.seed, paper)
-        reasons = {model: not_evaluated(file) for model, file in zip(p.models, snakemake.input.checks, strict=True)}
+        reasons = read_each(not_evaluated, p.models, snakemake.input.checks)
         exact = noted(exact, "circuit_of", reasons)
         caption = (
             "Tables A1, A4 and A8: completeness of each model's own circuit. Accuracy of the whole model F(M\\K) and"

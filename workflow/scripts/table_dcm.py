@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import not_evaluated
+from mechdiff.columns import not_evaluated, read_each
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
 from mechdiff.tables.functions import dcm_table
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p, inputs = snakemake.params, snakemake.input
-        tested = {model: pd.read_parquet(file) for model, file in zip(p.models, inputs.tested, strict=True)}
-        circuits = {model: Circuit.read(file) for model, file in zip(p.models, inputs.circuits, strict=True)}
+        tested = read_each(pd.read_parquet, p.models, inputs.tested)
+        circuits = read_each(Circuit.read, p.models, inputs.circuits)
         sizes = {(model, g.name): len(g.heads) for model, circuit in circuits.items() for g in circuit.groups}
         exact = dcm_table(tested, p.names, sizes, p.resamples, p.seed)
-        reasons = {model: not_evaluated(file) for model, file in zip(p.models, inputs.checks, strict=True)}
+        reasons = read_each(not_evaluated, p.models, inputs.checks)
         exact = noted(exact, "circuit_of", reasons)
         printed = exact[["circuit_of", "group", "name", "desideratum", "heads", "patched", "enumerated"]].assign(
             accuracy=[with_interval(row, "accuracy", "low", "high") for _, row in exact.iterrows()]

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.columns import read_each
 from mechdiff.provenance import job
 from mechdiff.tables.functions import examples_table
 from mechdiff.tables.writing import write_table
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p = snakemake.params
-        tables = {
-            name: pd.read_parquet(file) for name, file in zip(p.desiderata, snakemake.input.desiderata, strict=True)
-        }
+        tables = read_each(pd.read_parquet, p.desiderata, snakemake.input.desiderata)
         exact = examples_table(tables)
         caption = (
             "Tables A12 and A13: the first row of each desideratum, as this run used it. Heads that carry what it"

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import not_evaluated
+from mechdiff.columns import not_evaluated, read_each
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
 from mechdiff.published import of_models, published
@@ -19,18 +19,15 @@ if __name__ == "__main__":
     with job(snakemake):
         p, inputs = snakemake.params, snakemake.input
 
-        def each(read, files):
-            return {model: read(file) for model, file in zip(p.models, files, strict=True)}
-
         exact = heads_table(
             p.models,
-            circuits=each(Circuit.read, inputs.circuits),
-            candidates=each(Circuit.read, inputs.candidates),
-            functional=each(Circuit.read, inputs.functional),
-            stability=each(pd.read_parquet, inputs.stability),
+            circuits=read_each(Circuit.read, p.models, inputs.circuits),
+            candidates=read_each(Circuit.read, p.models, inputs.candidates),
+            functional=read_each(Circuit.read, p.models, inputs.functional),
+            stability=read_each(pd.read_parquet, p.models, inputs.stability),
             plan=p.plan,
             share=p.share,
-            reasons=each(not_evaluated, inputs.checks),
+            reasons=read_each(not_evaluated, p.models, inputs.checks),
             published=of_models(published(inputs.paper)["heads"], p.paper),
         )
         caption = (

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mechdiff.columns import not_evaluated
+from mechdiff.columns import not_evaluated, read_each
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
 from mechdiff.published import of_models, published
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p = snakemake.params
-        circuits = {model: Circuit.read(f) for model, f in zip(p.models, snakemake.input.circuits, strict=True)}
+        circuits = read_each(Circuit.read, p.models, snakemake.input.circuits)
         paper = of_models(published(snakemake.input.paper)["overlap"], p.paper)
-        reasons = {model: not_evaluated(file) for model, file in zip(p.models, snakemake.input.checks, strict=True)}
+        reasons = read_each(not_evaluated, p.models, snakemake.input.checks)
         exact = noted(overlap_table(p.base, circuits, p.names, paper), "circuit_of", reasons)
         caption = (
             f"Tables A6 and A10: heads of {p.base}'s circuit and of each fine-tuned model's own, per group. Precision:"

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import not_evaluated
+from mechdiff.columns import not_evaluated, read_each
 from mechdiff.provenance import job
 from mechdiff.published import of_pairs, published
 from mechdiff.tables.circuits import faithfulness_table, print_faithfulness
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p, inputs = snakemake.params, snakemake.input
-        evaluations = {tuple(pair): pd.read_parquet(f) for pair, f in zip(p.pairs, inputs.evaluations, strict=True)}
-        reasons = {model: not_evaluated(file) for model, file in zip(p.fine_tuned_on, inputs.checks, strict=True)}
+        evaluations = read_each(pd.read_parquet, map(tuple, p.pairs), inputs.evaluations)
+        reasons = read_each(not_evaluated, p.fine_tuned_on, inputs.checks)
         paper = of_pairs(published(inputs.paper)["faithfulness"], p.paper)
         exact = faithfulness_table(evaluations, p.fine_tuned_on, reasons, p.resamples, p.seed, paper)
         caption = (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from markdown_it import MarkdownIt
 
-from mechdiff.columns import not_evaluated
+from mechdiff.columns import not_evaluated, read_each
 from mechdiff.provenance import job, write_text
 from mechdiff.tables.functions import outputs_only
 from mechdiff.tables.writing import PAGE, PLANTED, evaluated
@@ -25,7 +25,7 @@ if __name__ == "__main__":
             for model, table in evaluations.items()
         }
         cmap = outputs_only(evaluated(pd.read_parquet(inputs.cmap)))
-        reasons = {model: not_evaluated(file) for model, file in zip(p.models, inputs.checks, strict=True)}
+        reasons = read_each(not_evaluated, p.models, inputs.checks)
         claims = [
             same_circuit(pd.read_parquet(inputs.table_1), p.base, p.faithfulness),
             same_function(evaluated(pd.read_parquet(inputs.patching)), p.base, p.functions, 1 / p.boxes, reasons),

@@ -22,6 +22,7 @@ from mechdiff.figures.style import (
     panels,
     titled,
 )
+from mechdiff.tables.writing import most
 
 
 @in_house_style
@@ -54,3 +55,13 @@ def functions_figure(table: pd.DataFrame, chance: float) -> Figure:
             axis.set_ylabel(f"circuit of {circuits[i]}\naccuracy")
     legend_below(figure, "chance", of_bars=look)
     return figure
+
+
+def functions_caption(whose: str, table: pd.DataFrame, boxes: int, seed: int) -> str:
+    """whose: which figure, and whose heads are patched."""
+    return (
+        f"{whose}, group by group, patched from the alternate run, in every model. Height: share of rows whose answer"
+        f" becomes the target of the desideratum; bars: 95 % interval over resampled scenes, n = {most(table['n'])}"
+        f" rows in {most(table['sets'])} fresh sets. Dashed: an answer drawn from the prompt's objects, 1/{boxes},"
+        f" which is chance for position. A group carries what its high bars name. Seed {seed}."
+    )

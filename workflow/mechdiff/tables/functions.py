@@ -103,12 +103,8 @@ def cmap_table(found: Mapping[str, pd.DataFrame], names: Mapping[str, str], draw
             ]
             summary[["gain", "gain_low", "gain_high"]] = np.array(gains).reshape(-1, 3)
             summary["donor_accuracy"], summary["recipient_accuracy"] = alone["donor"].mean(), alone["recipient"].mean()
-            for place, (column, value) in enumerate(
-                (("circuit_of", circuit_of), ("donor", donor), ("recipient", recipient))
-            ):
-                summary.insert(place, column, value)
-            summary.insert(5, "name", summary["group"].map(names).fillna("Whole circuit"))
-            parts.append(summary)
+            summary = summary.assign(circuit_of=circuit_of, donor=donor, recipient=recipient)
+            parts.append(summary.assign(name=summary["group"].map(names).fillna("Whole circuit"))[CMAP])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=CMAP)
 
 
