@@ -8,8 +8,8 @@ from mechdiff.columns import not_evaluated
 from mechdiff.engine.run import Run
 from mechdiff.errors import InputError
 from mechdiff.examples import clean_examples
+from mechdiff.loading import open_model
 from mechdiff.model_check import check_model, null_patch_differences, zero_patch_differences
-from mechdiff.models import open_model
 from mechdiff.task import LABELS
 from micro import OBJECTS, build_dataset, micro_llama, save_checkpoint, word_tokenizer
 

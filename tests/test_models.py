@@ -13,7 +13,8 @@ from mechdiff.checkpoints import Shape, adapter_base, checkpoint_files, is_adapt
 from mechdiff.errors import InputError
 from mechdiff.heads import Head
 from mechdiff.hooks import capture_outputs, editing_outputs, editing_projections, last_logits
-from mechdiff.models import open_model, patchable
+from mechdiff.loading import open_model
+from mechdiff.models import patchable
 from micro import micro_llama, save_checkpoint
 
 IDS = torch.randint(1, 100, (5, 12), generator=torch.Generator().manual_seed(0))

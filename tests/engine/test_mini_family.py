@@ -12,7 +12,7 @@ from mechdiff.engine.edits import Block, Keep, Part, PathPatch, Replace
 from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples, noise_examples
 from mechdiff.heads import Head, Position
-from mechdiff.models import open_model
+from mechdiff.loading import open_model
 from mechdiff.task import BoxTask
 from micro import OBJECTS, ROOT
 from random_runs import Setting

@@ -13,7 +13,7 @@ from mechdiff.family.organism import build_network, planted_heads, soften, train
 from mechdiff.family.scenes import SceneStream
 from mechdiff.family.training import learning_rate
 from mechdiff.hooks import capture_outputs, editing_outputs, last_logits
-from mechdiff.models import open_model
+from mechdiff.loading import open_model
 from micro import ROOT
 
 SHIPPED = ROOT / "resources" / "models"

@@ -26,7 +26,7 @@ from mechdiff.errors import InputError
 from mechdiff.evaluation import model_correct
 from mechdiff.examples import clean_examples
 from mechdiff.hooks import last_logits
-from mechdiff.models import open_model
+from mechdiff.loading import open_model
 
 PROMPTS = 32  # that the last three are tried on
 

@@ -8,7 +8,7 @@ from mechdiff.activation_patching import COLUMNS, activation_patching
 from mechdiff.columns import not_evaluated, read_each
 from mechdiff.dcm import Pairs
 from mechdiff.heads import Circuit
-from mechdiff.models import open_model
+from mechdiff.loading import open_model
 from mechdiff.progress import progress
 from mechdiff.provenance import job
 

@@ -8,7 +8,7 @@ from mechdiff.attention_knockout import COLUMNS, EDGES, attention_knockout
 from mechdiff.columns import not_evaluated
 from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples, with_scenes
-from mechdiff.models import open_model
+from mechdiff.loading import open_model
 from mechdiff.progress import progress
 from mechdiff.provenance import job
 

@@ -9,7 +9,7 @@ from mechdiff.circuit_attention import circuit_attention
 from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples
 from mechdiff.heads import Circuit
-from mechdiff.models import open_model
+from mechdiff.loading import open_model
 from mechdiff.provenance import job
 
 if TYPE_CHECKING:

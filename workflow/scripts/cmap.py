@@ -9,7 +9,7 @@ from mechdiff.columns import ALL, FUNCTIONAL, not_evaluated
 from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples, with_scenes
 from mechdiff.heads import Circuit
-from mechdiff.models import open_model
+from mechdiff.loading import open_model
 from mechdiff.progress import progress
 from mechdiff.provenance import job
 

@@ -7,7 +7,7 @@ import pandas as pd
 from mechdiff.dcm import Pairs, Training, curves, functional_circuit, masks, tested
 from mechdiff.desiderata import PARTS
 from mechdiff.heads import Circuit
-from mechdiff.models import open_model
+from mechdiff.loading import open_model
 from mechdiff.progress import progress
 from mechdiff.provenance import job, write_text
 from mechdiff.seeds import stream

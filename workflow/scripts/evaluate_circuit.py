@@ -10,7 +10,7 @@ from mechdiff.engine.run import Run
 from mechdiff.evaluation import circuits_correct, model_correct, random_circuit
 from mechdiff.examples import clean_examples
 from mechdiff.heads import Circuit
-from mechdiff.models import open_model
+from mechdiff.loading import open_model
 from mechdiff.progress import progress
 from mechdiff.provenance import job
 from mechdiff.seeds import stream

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mechdiff.family.files import family_task, read_family, save_model
 from mechdiff.family.fine_tune import fine_tune, member_settings
-from mechdiff.models import open_model
+from mechdiff.loading import open_model
 from mechdiff.provenance import job
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples
-from mechdiff.models import open_model
+from mechdiff.loading import open_model
 from mechdiff.provenance import job
 
 if TYPE_CHECKING:

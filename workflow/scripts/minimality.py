@@ -9,8 +9,8 @@ from mechdiff.engine.run import Run
 from mechdiff.evaluation import count_correct
 from mechdiff.examples import clean_examples
 from mechdiff.heads import Circuit
+from mechdiff.loading import open_model
 from mechdiff.minimality import minimality
-from mechdiff.models import open_model
 from mechdiff.progress import progress
 from mechdiff.provenance import job, write_text
 

@@ -8,7 +8,7 @@ from mechdiff.columns import not_evaluated
 from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples, noise_examples
 from mechdiff.heads import Position
-from mechdiff.models import open_model
+from mechdiff.loading import open_model
 from mechdiff.path_patching import change_table, receiver_heads, relative_changes, score_table
 from mechdiff.progress import progress
 from mechdiff.provenance import job

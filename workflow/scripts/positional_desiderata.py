@@ -7,7 +7,7 @@ import pandas as pd
 from mechdiff.activation_patching import COLUMNS, activation_patching
 from mechdiff.dcm import Pairs
 from mechdiff.heads import Circuit
-from mechdiff.models import open_model
+from mechdiff.loading import open_model
 from mechdiff.progress import progress
 from mechdiff.provenance import job
 
