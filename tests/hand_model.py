@@ -12,8 +12,9 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from mechdiff.models import PatchableModel
+from mechdiff.models import PatchableModel, by_product
 
 HEADS, WIDTH = 2, 2
 
@@ -31,10 +32,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # [N, T, H], heads of one dimension
-        scores = torch.einsum("nqh,nkh->nhqk", q, k)
-        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
-        weights = scores.masked_fill(future, float("-inf")).softmax(-1)
-        return self.o_proj(torch.einsum("nhqk,nkh->nqh", weights, v))
+        q, k, v = (x.transpose(1, 2)[..., None] for x in (q, k, v))  # [N, H, T, 1]
+        z = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
+        return self.o_proj(z[..., 0].transpose(1, 2))
 
 
 class HandNetwork(nn.Module):
@@ -65,5 +65,5 @@ def hand_model(layers: int, values_from: str = "x", mlp: bool = False) -> Patcha
         asks = [[0.0, 1.0], [0.0, 0.0]]
         attentions.append(Attention(asks, [[1.0, 0.0], [0.0, 0.0]], [value, [0.0, 0.0]], SECOND))
     network = HandNetwork(attentions, mlp).double()
-    blocks = tuple(SimpleNamespace(self_attn=attention) for attention in attentions)
-    return PatchableModel("hand", network, blocks, HEADS, HEADS, 1)
+    outputs = tuple(attention.o_proj for attention in attentions)
+    return PatchableModel("hand", network, tuple(attentions), tuple(attentions), outputs, by_product, HEADS, HEADS, 1)

@@ -7,12 +7,12 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
 from mechdiff.checkpoints import Shape, adapter_base, checkpoint_files, is_adapter, read_shape, read_tokenizer
 from mechdiff.errors import InputError
 from mechdiff.heads import Head
-from mechdiff.hooks import capture_outputs, editing_outputs, editing_projections, last_logits
+from mechdiff.hooks import capture_outputs, editing_outputs, editing_vectors, last_logits
 from mechdiff.loading import open_model
 from mechdiff.models import patchable
 from micro import micro_llama, save_checkpoint
@@ -66,8 +66,8 @@ def test_an_adapter_stays_in_force_in_every_patched_run(base, adapter):
         torch.testing.assert_close(model_logits(wrapped, IDS), model_logits(merged, IDS), atol=1e-5, rtol=0)
     for edit in (
         lambda m: editing_outputs(m, halve),
-        lambda m: editing_projections(m, "q", halve),
-        lambda m: editing_projections(m, "v", halve),
+        lambda m: editing_vectors(m, lambda layer, q, k, v: (halve(layer, q), k, v)),
+        lambda m: editing_vectors(m, lambda layer, q, k, v: (q, k, halve(layer, v))),
     ):
         found = []
         for model in (wrapped, merged):
@@ -82,12 +82,12 @@ def test_grouped_heads_share_the_value_that_the_model_gives_them(values):
     clean, _ = capture_outputs(model, IDS)
     for slot in range(values):
 
-        def shift(layer, v, slot=slot):
+        def shift(layer, q, k, v, slot=slot):
             v = v.clone()
             v[:, :, slot] += 1
-            return v
+            return q, k, v
 
-        with editing_projections(model, "v", shift):
+        with editing_vectors(model, shift):
             outputs, _ = capture_outputs(model, IDS)
         changed = {h for h in range(4) if not torch.allclose(outputs[0][:, :, h], clean[0][:, :, h], atol=1e-4)}
         assert changed == {head.index for head in model.heads if model.slot(head, "v") == slot}
@@ -96,12 +96,15 @@ def test_grouped_heads_share_the_value_that_the_model_gives_them(values):
 
 def test_heads_that_are_not_where_they_are_looked_for_are_refused():
     network = micro_llama(2, 2).network
-    network.config.head_dim = 2
-    with pytest.raises(InputError, match="its projections are not 2 heads of 2 wide"):
+    attention = network.model.layers[0].self_attn
+    attention.o_proj = torch.nn.Sequential(torch.nn.Tanh(), attention.o_proj)  # a gate before the projection is fine
+    patchable("m", network)
+    attention.o_proj.register_forward_pre_hook(lambda module, args: (args[0].tanh(),))
+    with pytest.raises(InputError, match="heads' outputs are not what enters the output projection; allowed: decod"):
         patchable("m", network)
-    other = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
-    with pytest.raises(InputError, match="GPTNeoXForCausalLM is not built like a Llama"):
-        patchable("m", other)
+    bloom = BloomForCausalLM(BloomConfig(vocab_size=9, hidden_size=8, n_layer=1, n_head=2))
+    with pytest.raises(InputError, match="BloomForCausalLM: its attention calls no function that can be stood in for"):
+        patchable("m", bloom)
 
 
 def test_an_adapter_that_does_not_fit_is_refused(base, adapter, tmp_path):

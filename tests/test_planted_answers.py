@@ -46,7 +46,7 @@ def test_the_one_head_that_carries_the_target_is_the_mask():
     for layer in range(2):  # nothing but one head writes to the stream
         kept = torch.zeros(4, model.head_dim)
         kept[carrier.index] = 50.0 * (layer == carrier.layer)
-        model.output(layer).weight.mul_(kept.flatten())
+        model.outputs[layer].weight.mul_(kept.flatten())
     original, alternate = five_tokens(300, 1), five_tokens(300, 2)
     original[:, 4] = alternate[:, 4] = 0  # the final token sees nothing but what that head brings
     own, target = (last_logits(model, ids).argmax(-1) for ids in (original, alternate))

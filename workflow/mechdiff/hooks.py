@@ -1,25 +1,29 @@
-"""Reading and editing heads in whole forward passes, by hooks.
+"""Reading and editing heads in whole forward passes.
 
-Hooks live in context managers only, so a model is never left edited. Axes: N examples, T tokens, H heads (or, for k and
-v, key/value heads), D dimensions of a head. Edits receive and return tensors [N, T, H, D].
+What is edited is edited in context managers only, so a model is never left edited. Axes: N examples, T tokens, H heads
+(or, for keys and values, key/value heads), D dimensions of a head. Edits receive and return tensors [N, T, H, D].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from mechdiff.models import PatchableModel
+from mechdiff.models import PatchableModel, Scoring, standing_in
 
 Edit = Callable[[int, Tensor], Tensor]
+EditVectors = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+# (layer, queries [N, H, T, D], keys, values [N, K, T, D], the model's own attention) -> outputs [N, T, H, D]
+AttendIn = Callable[[int, Tensor, Tensor, Tensor, Scoring], Tensor]
 
 
 @contextmanager
 def editing_outputs(model: PatchableModel, edit: Edit) -> Iterator[None]:
-    """While open, ``edit(layer, z)`` stands in for the heads' outputs z, that is, for what enters ``o_proj``."""
+    """While open, ``edit(layer, z)`` stands in for the heads' outputs z, for what enters the output projection."""
 
     def hook_for(layer: int):
         def hook(module, args):
@@ -28,7 +32,7 @@ def editing_outputs(model: PatchableModel, edit: Edit) -> Iterator[None]:
 
         return hook
 
-    handles = [model.output(i).register_forward_pre_hook(hook_for(i)) for i in range(len(model.layers))]
+    handles = [output.register_forward_pre_hook(hook_for(i)) for i, output in enumerate(model.outputs)]
     try:
         yield
     finally:
@@ -37,22 +41,29 @@ def editing_outputs(model: PatchableModel, edit: Edit) -> Iterator[None]:
 
 
 @contextmanager
-def editing_projections(model: PatchableModel, via: str, edit: Edit) -> Iterator[None]:
-    """While open, ``edit(layer, x)`` stands in for the query, key or value vectors x (``via`` = q, k, v)."""
+def attending(model: PatchableModel, attend: AttendIn) -> Iterator[None]:
+    """While open, ``attend`` stands in for the attention of every layer."""
+    with ExitStack() as stack:
+        for layer, module in enumerate(model.attentions):
 
-    def hook_for(layer: int):
-        def hook(module, args, result):
-            return edit(layer, result.unflatten(-1, (-1, model.head_dim))).flatten(-2)
+            def forward(*args, layer=layer, own=module.forward, **kwargs):
+                with model.attending(layer, partial(attend, layer)):
+                    return own(*args, **kwargs)
 
-        return hook
-
-    layers = range(len(model.layers))
-    handles = [model.projection(i, via).register_forward_hook(hook_for(i)) for i in layers]
-    try:
+            stack.enter_context(standing_in(module, forward))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+@contextmanager
+def editing_vectors(model: PatchableModel, edit: EditVectors) -> Iterator[None]:
+    """While open, ``edit(layer, q, k, v)`` stands in for the vectors with which heads attend."""
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
+        edited = edit(layer, *(x.transpose(1, 2) for x in (q, k, v)))
+        return scoring.own(*(x.transpose(1, 2) for x in edited), None)
+
+    with attending(model, attend):
+        yield
 
 
 def last_logits(model: PatchableModel, input_ids: Tensor) -> Tensor:

@@ -1,49 +1,232 @@
-"""Models as they are patched: where heads are read and edited.
+"""Models as they are patched: where heads are read and edited, in any decoder of Hugging Face.
 
-A model is an unmodified Hugging Face causal language model, with or without a LoRA adapter. Heads are read where the paper reads them: a head's output is its slice of
-what enters ``o_proj``; its query and value vectors are its slices of what leaves ``q_proj`` and ``v_proj``.
+A model is an unmodified Hugging Face causal language model, with or without a LoRA adapter. A head's output is its
+slice of what enters the output projection of attention; its query, key and value are the vectors with which it attends,
+as the attention function gets them. Nothing of a family is written down here but the names of three modules:
+
+1. What a layer is told beside the stream (rotations, positions) is what the model's own forward pass tells it.
+2. Attention is stood in for where the model calls it (``way``); all before and after is the layer's own.
+3. What turns the last stream into logits is the model's own forward pass, its layers stood in for.
+
+Axes: n prompts, S tokens, R edits of a prompt, H heads, K key/value heads, d dimensions of a head, D width, V words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm, scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mechdiff.errors import InputError
 from mechdiff.heads import Head, all_heads
 
-# (queries [n, H, tokens, d], keys, values [n, K, tokens, d], scaling) -> heads' outputs [n, tokens, H, d]
-Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+# Families that the engine is tested on, against whole forward passes; any other one takes those (reference.py).
+FAMILIES = frozenset(
+    {
+        *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "stablelm"),
+        *("gpt2", "gpt_neox", "gptj", "falcon"),
+    }
+)
+ATTENTIONS = ("self_attn", "attn", "self_attention", "attention")  # what layers call it
+OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense")  # what attention calls its output projection
 ATTENTION = "mechdiff"  # our name among the attention functions of transformers
+PLACED = ("position_embeddings", "position_ids")  # what layers are told of tokens' places
+MASK = "attention_mask"  # and of what they see; the engine knows
 
 
-def _attention(module, query, key, value, attention_mask, *, attend: Attend, scaling: float, **kwargs):
-    return attend(query, key, value, scaling), None
+@dataclass(frozen=True)
+class Scoring:
+    """How a layer attends: scores from products of queries and keys, scaled and soft-capped, and how far back it sees
+    [tokens]. ``own``: its own function, (q, k, v, edges [n, 1, T, T] that are hidden or None) -> outputs [n, T, H, d],
+    in a whole forward pass."""
+
+    scaling: float
+    softcap: float | None = None
+    window: int | None = None
+    own: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor] | None = field(default=None, compare=False)
+
+    def __call__(self, products: Tensor) -> Tensor:
+        """Scores, float32."""
+        scores = products.float() * self.scaling
+        return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
 
-AttentionInterface.register(ATTENTION, _attention)
+# (queries [n, H, S, d], keys, values [n, K, S, d], scoring) -> heads' outputs [n, S, H, d]
+Attend = Callable[[Tensor, Tensor, Tensor, Scoring], Tensor]
+
+
+@contextmanager
+def standing_in(module: nn.Module, forward: Callable) -> Iterator[Callable]:
+    """While open, ``forward`` stands in for the module's own, which is yielded."""
+    own, shadowed = module.forward, module.__dict__.get("forward")  # a device map shadows it too
+    module.forward = forward
+    try:
+        yield own
+    finally:
+        del module.forward
+        if shadowed is not None:
+            module.forward = shadowed
+
+
+def _hiding(mask: Tensor | None, hidden: Tensor | None, tokens: int) -> Tensor | None:
+    """An attention mask, as a model made it for whole prompts, with some edges hidden as well."""
+    if hidden is None:
+        return mask
+    if mask is None:
+        return torch.ones(tokens, tokens, dtype=torch.bool, device=hidden.device).tril() & ~hidden
+    if mask.dtype == torch.bool:
+        return mask & ~hidden
+    return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
+
+
+_now: ContextVar[tuple[Attend, str]] = ContextVar("now")  # what stands in for attention, and the name of what for
+
+
+def _registered(
+    module, query, key, value, attention_mask, scaling=None, softcap=None, sliding_window=None, **kwargs
+) -> tuple[Tensor, None]:
+    attend, own_name = _now.get()
+    own_eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    given = kwargs | {"scaling": scaling, "sliding_window": sliding_window}
+    given |= {} if softcap is None else {"softcap": softcap}
+
+    def own(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> Tensor:
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(own_name, own_eager)
+        return function(module, q, k, v, _hiding(attention_mask, hidden, q.shape[2]), **given)[0]
+
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return attend(query, key, value, Scoring(scaling, softcap, sliding_window, own)), None
+
+
+AttentionInterface.register(ATTENTION, _registered)
+
+
+@contextmanager
+def by_registry(attention: nn.Module, attend: Attend) -> Iterator[None]:
+    """Most families call one of transformers' attention functions, by the name that their config gives."""
+    config, own = attention.config, attention.config._attn_implementation
+    entered = _now.set((attend, own))
+    config._attn_implementation = ATTENTION
+    try:
+        yield
+    finally:
+        config._attn_implementation = own
+        _now.reset(entered)
+
+
+@contextmanager
+def by_method(attention: nn.Module, attend: Attend) -> Iterator[None]:
+    """GPT-J and its like have a method for it, which divides the products by ``scale_attn``."""
+    whole = attention._attn
+
+    def stand_in(query, key, value, attention_mask=None) -> tuple[Tensor, None]:
+        def own(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> Tensor:
+            return whole(q, k, v, _hiding(attention_mask, hidden, q.shape[2]))[0].transpose(1, 2)
+
+        return attend(query, key, value, Scoring(1 / float(attention.scale_attn), own=own)).transpose(1, 2), None
+
+    attention._attn = stand_in
+    try:
+        yield
+    finally:
+        del attention._attn
+
+
+class by_product(TorchFunctionMode):  # noqa: N801 - a context manager like the others
+    """Falcon calls torch's own function."""
+
+    def __init__(self, attention: nn.Module, attend: Attend) -> None:
+        super().__init__()
+        self.attend = attend
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        query, mask, scale = args[0], kwargs.get("attn_mask"), kwargs.get("scale")
+
+        def own(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> Tensor:
+            hidden_too = _hiding(mask, hidden, q.shape[2])
+            causal = hidden_too is None and kwargs.get("is_causal", False)
+            return func(q, k, v, **kwargs | {"attn_mask": hidden_too, "is_causal": causal}).transpose(1, 2)
+
+        scoring = Scoring(query.shape[-1] ** -0.5 if scale is None else scale, own=own)
+        return self.attend(*args[:3], scoring).transpose(1, 2)
+
+
+class _ExactNorms(TorchFunctionMode):
+    """Layer norms of a float32 stream in float32, with weights in another type of numbers."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is layer_norm:
+            args, kwargs = tree_map(lambda x: x.float() if isinstance(x, Tensor) else x, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+class _FoundError(Exception):
+    """Carries something out of a forward pass whose rest is not wanted."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What each layer is told beside the stream, for tokens at some places: tensors [n or 1, S, ...] by name."""
+
+    told: tuple[dict[str, Any], ...]
+
+    def at(self, layer: int, tokens: slice = slice(None), rows: int = 1) -> dict[str, Any]:
+        """For one layer and some of the tokens, row after row: [n or 1, rows * S, ...]."""
+
+        def repeat(x: Any) -> Any:
+            return x[:, None, tokens].expand(-1, rows, *[-1] * (x.ndim - 1)).flatten(1, 2)
+
+        told = self.told[layer]
+        if rows == 1 and tokens == slice(None):
+            return told
+        return told | {name: tree_map(repeat, told[name]) for name in PLACED if name in told}
 
 
 @dataclass(frozen=True)
 class PatchableModel:
-    """An opened model and the places where its heads are read and edited."""
+    """An opened model and the places where its heads are read and edited.
+
+    attentions, outputs: of each layer, its attention and the projection of heads' outputs. way: stands in for
+    attention. values_per_layer: as many keys and values as attention gets. paired: layers return more than a stream.
+    known: the engine is tested on its family.
+    """
 
     name: str
     network: nn.Module
     layers: tuple[nn.Module, ...]
+    attentions: tuple[nn.Module, ...]
+    outputs: tuple[nn.Module, ...]
+    way: Callable[[nn.Module, Attend], AbstractContextManager]
     heads_per_layer: int
     values_per_layer: int
     head_dim: int
+    paired: bool = False
+    known: bool = False
 
     @property
     def weight(self) -> Tensor:
-        """The unembedding [V, D]: its device, its type of numbers and the width are the model's."""
-        return self.network.lm_head.weight
+        """The unembedding [V, D]; its type of numbers is the model's."""
+        return self.network.get_output_embeddings().weight
+
+    @property
+    def device(self) -> torch.device:
+        """Where prompts go in; a device map may bring layers elsewhere."""
+        return self.network.get_input_embeddings().weight.device
 
     @property
     def width(self) -> int:
@@ -55,59 +238,79 @@ class PatchableModel:
         """Every head, layer by layer."""
         return all_heads(len(self.layers), self.heads_per_layer)
 
-    def output(self, layer: int) -> nn.Module:
-        """``o_proj``: what enters it are the heads' outputs, concatenated."""
-        return self.layers[layer].self_attn.o_proj
-
-    def projection(self, layer: int, via: str) -> nn.Module:
-        """``q_proj``, ``k_proj`` or ``v_proj`` for ``via`` = q, k or v."""
-        return getattr(self.layers[layer].self_attn, f"{via}_proj")
-
     def slot(self, head: Head, via: str) -> int:
         """The head's place among its layer's queries, outputs, or (grouped heads share them) keys or values."""
         if via in ("q", "output"):
             return head.index
         return head.index * self.values_per_layer // self.heads_per_layer
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """The residual stream entering layer 0 [n, T, D], float32, for prompts [n, T]."""
-        return self.network.model.embed_tokens(input_ids).float()
+    def attending(self, layer: int, attend: Attend) -> AbstractContextManager:
+        """While open, ``attend`` stands in for the attention of a layer."""
+        return self.way(self.attentions[layer], attend)
 
-    def rotations(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the rotary position code [n, S, d] for token places [n, S]."""
-        return self.network.model.rotary_emb(self.weight, tokens)
+    def enter(self, input_ids: Tensor, places: Tensor) -> tuple[Tensor, Placed]:
+        """The stream entering layer 0 [n, S, D], float32, for token ids [n, S] at places [n or 1, S], and what layers
+        are told."""
+        streams, told = [], []
 
-    def run_layer(self, layer: int, stream: Tensor, rotations: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        def note(*args, **kwargs):
+            streams.append(args[0] if args else kwargs.pop("hidden_states"))
+            told.append({name: None if name == MASK else x for name, x in kwargs.items()})
+            if len(told) == len(self.layers):
+                raise _FoundError
+            return self._returned(streams[0])
+
+        with ExitStack() as stack:
+            stack.enter_context(self.attending(0, None))  # no mask is made for a function of ours
+            for layer in self.layers:
+                stack.enter_context(standing_in(layer, note))
+            with suppress(_FoundError):
+                self.network(input_ids=input_ids, position_ids=places, use_cache=False)
+        return streams[0].float(), Placed(tuple(told))
+
+    def placed(self, places: Tensor) -> Placed:
+        """What layers are told of tokens at places [n or 1, S]."""
+        return self.enter(torch.zeros_like(places), places)[1]
+
+    def run_layer(self, layer: int, stream: Tensor, told: dict[str, Any], attend: Attend) -> Tensor:
         """The stream leaving a layer for the stream [n, S, D] entering it, ``attend`` in place of its attention."""
-        config = self.network.config
-        own = config._attn_implementation
-        config._attn_implementation = ATTENTION
-        try:
-            with self._own_products():
-                return self.layers[layer](stream, position_embeddings=rotations, attend=attend)
-        finally:
-            config._attn_implementation = own
+        with self.attending(layer, attend), self._own_products():
+            returned = self.layers[layer](stream, **told)
+        return returned[0] if self.paired else returned
 
-    def run_layer_after_attention(self, layer: int, stream: Tensor, attention: Tensor) -> Tensor:
+    def run_layer_after_attention(self, layer: int, stream: Tensor, told: dict[str, Any], attention: Tensor) -> Tensor:
         """The stream leaving a layer whose attention is not run: ``attention`` [n, S, D] is what it gave."""
-        block = self.layers[layer]
-        block.self_attn.forward = lambda *args, **kwargs: (attention, None)
-        try:
-            with self._own_products():
-                return block(stream)
-        finally:
-            del block.self_attn.forward
+        with standing_in(self.attentions[layer], lambda *args, **kwargs: (attention, None)), self._own_products():
+            returned = self.layers[layer](stream, **told)
+        return returned[0] if self.paired else returned
 
     def output_of(self, layer: int, z: Tensor) -> Tensor:
         """What attention adds to the stream [n, S, D] for heads' outputs [n, S, H, d]."""
         with self._own_products():
-            return self.output(layer)(z.flatten(-2))
+            return self.outputs[layer](z.flatten(-2))
 
     def unembed(self, stream: Tensor) -> Tensor:
         """Logits [..., V], float32, of the stream [..., D] after the last layer."""
-        head = self.network.lm_head
-        exact = {name: parameter.float() for name, parameter in head.named_parameters()}
-        return torch.func.functional_call(head, exact, (self.network.model.norm(stream),))
+        tokens = stream.reshape(-1, 1, stream.shape[-1])  # each a prompt of its own
+        ids = torch.zeros(len(tokens), 1, dtype=torch.long, device=self.device)
+        with ExitStack() as stack:
+            stack.enter_context(self.attending(0, None))
+            for layer in self.layers:
+                stack.enter_context(standing_in(layer, lambda *args, **kwargs: self._returned(tokens)))
+            call = {"input_ids": ids, "position_ids": ids, "use_cache": False}
+            logits = torch.func.functional_call(self.network, self._exact_head(), kwargs=call).logits
+        return logits.view(*stream.shape[:-1], -1)
+
+    def _exact_head(self) -> dict[str, Tensor]:
+        """The parameters of the final norm and the unembedding, in float32."""
+        if self.weight.dtype is torch.float32:
+            return {}
+        inside = {id(p) for layer in self.layers for p in layer.parameters()}
+        inside |= {id(p) for p in self.network.get_input_embeddings().parameters() if p is not self.weight}
+        return {name: p.float() for name, p in self.network.named_parameters() if id(p) not in inside}
+
+    def _returned(self, stream: Tensor) -> Tensor | tuple[Tensor, None]:
+        return (stream, None) if self.paired else stream
 
     def _own_products(self) -> AbstractContextManager:
         """Matrix products in the weights' type of numbers, over a stream that stays float32.
@@ -116,30 +319,84 @@ class PatchableModel:
         """
         if self.weight.dtype is torch.float32:
             return nullcontext()
-        return torch.autocast(self.weight.device.type, dtype=self.weight.dtype)
+        stack = ExitStack()
+        stack.enter_context(torch.autocast(self.device.type, dtype=self.weight.dtype))
+        stack.enter_context(_ExactNorms())
+        return stack
 
 
 def patchable(name: str, network: nn.Module) -> PatchableModel:
-    """Describe a network in memory; InputError when its heads are not where this package reads them."""
-    config = network.config
+    """Describe a network in memory; InputError when its heads are not where this package reads them.
+
+    One token goes through its first layer, outputs of its heads made up: they must be what enters the projection.
+    """
+    kind = type(network).__name__
+    layers = _layers(network)
+    attentions = tuple(_child(layer, ATTENTIONS, f"{kind}: layer {i}") for i, layer in enumerate(layers))
+    outputs = tuple(_child(a, OUTPUTS, f"{kind}: attention of layer {i}") for i, a in enumerate(attentions))
+    model = PatchableModel(name, network, layers, attentions, outputs, _way(attentions[0]), 0, 0, 0)
+    seen: dict[str, Any] = {}
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
+        seen.update(q=q.shape, k=k.shape, v=v.shape)
+        z = torch.arange(q.shape[1] * q.shape[3], device=q.device).to(q)
+        seen["z"] = z.view(1, 1, q.shape[1], q.shape[3])
+        return seen["z"]
+
+    def first(*args, **kwargs):
+        seen["told"] = {name for name, x in kwargs.items() if isinstance(x, Tensor)}
+        seen["returned"] = whole(*args, **kwargs)
+        raise _FoundError
+
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    hook = outputs[0].register_forward_pre_hook(lambda module, args: seen.update(entering=args[0]))
     try:
-        heads = config.num_attention_heads
-        model = PatchableModel(
-            name=name,
-            network=network,
-            layers=tuple(network.model.layers),
-            heads_per_layer=heads,
-            values_per_layer=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        )
-        widths = {"q": model.heads_per_layer, "k": model.values_per_layer, "v": model.values_per_layer}
-        read = all(
-            model.output(i).in_features == heads * model.head_dim
-            and all(model.projection(i, via).out_features == n * model.head_dim for via, n in widths.items())
-            for i in range(len(model.layers))
-        )
-    except AttributeError as error:
-        raise InputError(f"{type(network).__name__} is not built like a Llama: {error}") from error
-    if not read:
-        raise InputError(f"{type(network).__name__}: its projections are not {heads} heads of {model.head_dim} wide")
-    return model
+        with standing_in(layers[0], first) as whole, model.attending(0, attend), suppress(_FoundError), torch.no_grad():
+            network(input_ids=token, position_ids=token, use_cache=False)
+    finally:
+        hook.remove()
+    if "z" not in seen:
+        raise InputError(f"{kind}: its attention calls no function that can be stood in for; {_ALLOWED}")
+    heads, head_dim = seen["q"][1], seen["q"][3]
+    same = seen["entering"].shape[-1] == heads * head_dim and seen["k"] == seen["v"]
+    if not same or heads % seen["k"][1] or not _equal(seen["entering"], seen["z"].flatten(-2)):
+        raise InputError(f"{kind}: its heads' outputs are not what enters the output projection; {_ALLOWED}")
+    return replace(
+        model,
+        heads_per_layer=heads,
+        values_per_layer=seen["k"][1],
+        head_dim=head_dim,
+        paired=isinstance(seen["returned"], tuple),
+        known=network.config.model_type in FAMILIES and seen["told"] <= {"hidden_states", MASK, *PLACED},
+    )
+
+
+_ALLOWED = "allowed: decoders built like " + ", ".join(sorted(FAMILIES))
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    return x.device.type == "meta" or torch.equal(x, y)
+
+
+def _layers(network: nn.Module) -> tuple[nn.Module, ...]:
+    """The one list of as many modules as the config has layers."""
+    number = network.config.num_hidden_layers
+    for module in network.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == number:
+            return tuple(module)
+    raise InputError(f"{type(network).__name__}: has no list of its {number} layers; {_ALLOWED}")
+
+
+def _child(module: nn.Module, names: tuple[str, ...], where: str) -> nn.Module:
+    for name in names:
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise InputError(f"{where} has none of {', '.join(names)}; {_ALLOWED}")
+
+
+def _way(attention: nn.Module) -> Callable[[nn.Module, Attend], AbstractContextManager]:
+    if hasattr(attention, "_attn"):
+        return by_method
+    if hasattr(sys.modules[type(attention).__module__], "ALL_ATTENTION_FUNCTIONS"):
+        return by_registry
+    return by_product

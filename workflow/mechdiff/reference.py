@@ -7,8 +7,9 @@ Axes: N examples, T tokens, H heads, d dimensions of a head, V words.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -17,10 +18,11 @@ from mechdiff.engine.edits import Block, Edit, Keep, Mix, Part, PathPatch, Repla
 from mechdiff.engine.outcome import Outcome, joined
 from mechdiff.examples import Examples
 from mechdiff.heads import Head
-from mechdiff.hooks import editing_outputs, editing_projections, last_logits
-from mechdiff.models import PatchableModel
+from mechdiff.hooks import attending, editing_outputs, editing_vectors, last_logits
+from mechdiff.models import PatchableModel, Scoring
 
 Kept = dict[Part, list[Tensor]]  # per layer [N, T, H, d]
+VECTORS = (Part.QUERY, Part.KEY, Part.VALUE)
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,16 @@ def everything(model: PatchableModel, input_ids: Tensor) -> tuple[Kept, Tensor]:
     """Outputs, queries, keys and values of every head in a run with nothing patched, and its last logits [N, V]."""
     kept: Kept = {part: [] for part in Part}
 
-    def keep(part: Part):
-        def edit(layer: int, x: Tensor) -> Tensor:
+    def keep_output(layer: int, z: Tensor) -> Tensor:
+        kept[Part.OUTPUT].append(z)
+        return z
+
+    def keep(layer: int, *vectors: Tensor) -> tuple[Tensor, ...]:
+        for part, x in zip(VECTORS, vectors, strict=True):
             kept[part].append(x)
-            return x
+        return vectors
 
-        return edit
-
-    with ExitStack() as hooks:
-        hooks.enter_context(editing_outputs(model, keep(Part.OUTPUT)))
-        for part in (Part.QUERY, Part.KEY, Part.VALUE):
-            hooks.enter_context(editing_projections(model, part, keep(part)))
+    with editing_outputs(model, keep_output), editing_vectors(model, keep):
         return kept, last_logits(model, input_ids)
 
 
@@ -120,53 +121,34 @@ def _rows(batch: Examples) -> Tensor:
 def _replacing(
     model: PatchableModel, batch: Examples, theirs: Examples | None, edit: Replace, source: Kept | Tensor
 ) -> Iterator[None]:
-    """While open, nodes take their parts from the source; for inputs, their layer's attention is run a second time."""
-    rows, inputs, again = _rows(batch), edit.parts - {Part.OUTPUT}, False
-    made: dict[int, Tensor] = {}  # outputs of attention when run again
+    """While open, nodes take their parts from the source; for inputs, their layer attends a second time."""
+    rows, inputs = _rows(batch), edit.parts - {Part.OUTPUT}
 
     def outputs(layer: int, z: Tensor) -> Tensor:
-        if again:
-            made[layer] = z
-            return z
         z = z.clone()
-        for head, position in edit.nodes:
+        for head, position in edit.nodes if Part.OUTPUT in edit.parts else ():
             if head.layer == layer:
                 at, head = batch.positions[position], head.index
-                if Part.OUTPUT not in edit.parts:
-                    z[rows, at, head] = made[layer][rows, at, head]
-                elif isinstance(source, Tensor):
+                if isinstance(source, Tensor):
                     z[rows, at, head] = source[layer, at, head]
                 else:
                     z[rows, at, head] = source[Part.OUTPUT][layer][rows, theirs.positions[position], head]
         return z
 
-    def replacing(part: Part):
-        def replace(layer: int, x: Tensor) -> Tensor:
-            x = x.clone()
-            for head, position in edit.nodes:
-                if head.layer == layer:
-                    slot = model.slot(head, part)
-                    at = batch.positions[position][:, None] if part is Part.QUERY else slice(None)
-                    x[rows[:, None], at, slot] = source[part][layer][rows[:, None], at, slot]
-            return x
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
+        z, nodes = scoring.own(q, k, v, None), [node for node in edit.nodes if node[0].layer == layer]
+        vectors = dict(zip(VECTORS, (x.transpose(1, 2).clone() for x in (q, k, v)), strict=True))
+        for (head, position), part in product(nodes, inputs):
+            slot = model.slot(head, part)
+            at = batch.positions[position][:, None] if part is Part.QUERY else slice(None)
+            vectors[part][rows[:, None], at, slot] = source[part][layer][rows[:, None], at, slot]
+        made = scoring.own(*(x.transpose(1, 2) for x in vectors.values()), None)
+        for head, position in nodes:
+            at = batch.positions[position]
+            z[rows, at, head.index] = made[rows, at, head.index]
+        return z
 
-        return replace
-
-    def attend_again(module, args, kwargs):
-        nonlocal again
-        if not again:
-            again = True
-            with ExitStack() as hooks:
-                for part in inputs:
-                    hooks.enter_context(editing_projections(model, part, replacing(part)))
-                module(*args, **kwargs)
-            again = False
-
-    with ExitStack() as hooks:
-        hooks.enter_context(editing_outputs(model, outputs))
-        for layer in {head.layer for head, _ in edit.nodes} if inputs else ():
-            attention = model.layers[layer].self_attn
-            hooks.callback(attention.register_forward_pre_hook(attend_again, with_kwargs=True).remove)
+    with editing_outputs(model, outputs), attending(model, attend) if inputs else nullcontext():
         yield
 
 
@@ -181,21 +163,16 @@ def _mixed(layer: int, z: Tensor, batch: Examples, theirs: Examples, edit: Mix, 
 
 @contextmanager
 def _blocking(model: PatchableModel, batch: Examples, edit: Block) -> Iterator[None]:
-    """While open, attention from the first layer up gets a mask without the edge."""
+    """While open, attention from the first layer up does not see the edge."""
     n, tokens = batch.input_ids.shape
-    seen = torch.ones(tokens, tokens, dtype=torch.bool).tril().repeat(n, 1, 1, 1)  # [N, 1, T, T]
-    seen[_rows(batch), 0, batch.positions[edit.query], batch.positions[edit.key]] = False
+    hidden = torch.zeros(n, 1, tokens, tokens, dtype=torch.bool)
+    hidden[_rows(batch), 0, batch.positions[edit.query], batch.positions[edit.key]] = True
 
-    def mask(module, args, kwargs):
-        return args, kwargs | {"attention_mask": seen}
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
+        return scoring.own(q, k, v, hidden if layer >= edit.first_layer else None)
 
-    layers = model.layers[edit.first_layer :]
-    handles = [layer.self_attn.register_forward_pre_hook(mask, with_kwargs=True) for layer in layers]
-    try:
+    with attending(model, attend):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _path_patched(
@@ -225,22 +202,23 @@ def _path_patched(
             return last_logits(model, batch.input_ids)
 
     received: dict[int, Tensor] = {}
+    which = VECTORS.index(edit.via)
 
-    def read(layer: int, vectors: Tensor) -> Tensor:
-        received[layer] = vectors[rows, at]
+    def read(layer: int, *vectors: Tensor) -> tuple[Tensor, ...]:
+        received[layer] = vectors[which][rows, at]
         return vectors
 
-    with editing_outputs(model, freeze), editing_projections(model, edit.via, read):
+    with editing_outputs(model, freeze), editing_vectors(model, read):
         last_logits(model, batch.input_ids)
 
-    def replace(layer: int, vectors: Tensor) -> Tensor:
+    def replace(layer: int, *vectors: Tensor) -> tuple[Tensor, ...]:
         slots = _slots(model, edit.receivers, edit.via, layer)
         if slots:
-            vectors = vectors.clone()
-            vectors[rows[:, None], at[:, None], slots] = received[layer][:, slots]
-        return vectors
+            vectors = [x.clone() for x in vectors]
+            vectors[which][rows[:, None], at[:, None], slots] = received[layer][:, slots]
+        return tuple(vectors)
 
-    with editing_projections(model, edit.via, replace):
+    with editing_vectors(model, replace):
         return last_logits(model, batch.input_ids)
 
 

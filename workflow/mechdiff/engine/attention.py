@@ -10,13 +10,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mechdiff.models import Scoring
 
-def causal(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+
+def causal(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
     """Heads' outputs [n, T, H, d] over whole prompts."""
-    z = functional.scaled_dot_product_attention(
-        q, k, v, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-    )
-    return z.transpose(1, 2)
+    if scoring.softcap is None and scoring.window is None:
+        z = functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scoring.scaling, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        return z.transpose(1, 2)
+    n, heads, tokens, d = q.shape
+    places = torch.arange(tokens, device=q.device)
+    ago = places[:, None] - places
+    visible = (ago >= 0) & in_window(ago, scoring)
+    q = q.reshape(n, k.shape[1], -1, tokens, d)
+    scores = scoring(torch.einsum("nkgqd,nktd->nkgqt", q, k)).masked_fill(~visible, -torch.inf)
+    z = torch.einsum("nkgqt,nktd->nqkgd", scores.softmax(-1).to(q.dtype), v)
+    return z.reshape(n, tokens, heads, d)
+
+
+def in_window(ago: Tensor, scoring: Scoring) -> Tensor:
+    """Whether a query sees a key that comes so many tokens before it."""
+    return torch.ones_like(ago, dtype=torch.bool) if scoring.window is None else ago < scoring.window
 
 
 def folded(
@@ -25,7 +41,7 @@ def folded(
     v: Tensor,
     context_k: Tensor,
     context_v: Tensor,
-    scaling: float,
+    scoring: Scoring,
     visible: Tensor | None,
 ) -> Tensor:
     """Heads' outputs [n, R * Q, H, d] of the rows of n examples, which share a context without a copy per row.
@@ -40,7 +56,7 @@ def folded(
     folds = heads // groups * rows * queries
     q = q.reshape(n, groups, folds, d)
     own = torch.einsum("nkgrqd,nkrsd->nkgrqs", q.view(*shape, d), k)
-    scores = torch.cat([(q @ context_k.transpose(-1, -2)).view(*shape, context), own], -1).float() * scaling
+    scores = scoring(torch.cat([(q @ context_k.transpose(-1, -2)).view(*shape, context), own], -1))
     if visible is not None:
         scores = scores.masked_fill(~visible[:, None, None, None], -torch.inf)
     weights = scores.softmax(-1).to(q.dtype)
@@ -55,12 +71,14 @@ def seen_from(
     own: tuple[Tensor, Tensor],
     others: tuple[Tensor | None, Tensor | None],
     seen: tuple[Tensor, Tensor],
-    scaling: float,
+    scoring: Scoring,
+    visible: Tensor | None,
 ) -> Tensor:
     """Outputs [n, R, H, d] of the heads of one token, which sees its own or another run's keys, and values likewise.
 
     q [n, H, R, d]; keys and values of the context [n, K, C, d], of each row's own tokens from there up to this one
     [n, K, R, S, d], and the other run's [n, K, C + S, d], needed where ``seen`` [R, H] says that it sees them.
+    visible [n or 1, C + S], None: everything.
     """
     n, heads, rows, d = q.shape
     groups, past = context[0].shape[1], context[0].shape[2]
@@ -71,7 +89,10 @@ def seen_from(
     scores = torch.cat(scores, -1)
     if keys.any():
         scores = torch.where(keys, torch.einsum("nkgrd,nktd->nkgrt", q, others[0]), scores)
-    weights = (scores.float() * scaling).softmax(-1).to(q.dtype)
+    scores = scoring(scores)
+    if visible is not None:
+        scores = scores.masked_fill(~visible[:, None, None, None], -torch.inf)
+    weights = scores.softmax(-1).to(q.dtype)
     z = torch.einsum("nkgrc,nkcd->nkgrd", weights[..., :past], context[1])
     z = z + torch.einsum("nkgrs,nkrsd->nkgrd", weights[..., past:], own[1])
     if values.any():

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mechdiff.engine.attention import causal
 from mechdiff.engine.edits import Part
-from mechdiff.models import PatchableModel
+from mechdiff.models import PatchableModel, Scoring
 
 
 @dataclass(frozen=True)
@@ -78,26 +78,26 @@ def at_tokens(x: Tensor, tokens: Tensor) -> Tensor:
 def capture(model: PatchableModel, input_ids: Tensor, wanted: Wanted) -> Capture:
     """Run prompts [n, T] with nothing patched and keep what is wanted."""
     kept = Capture(parts={part: [] for part in wanted.parts})
-    device = model.weight.device
-    rotations = model.rotations(torch.arange(input_ids.shape[1], device=device)[None])
-    stream = model.embed(input_ids.to(device))
+    stream, placed = model.enter(
+        input_ids.to(model.device), torch.arange(input_ids.shape[1], device=model.device)[None]
+    )
     for layer in range(len(model.layers) if wanted.until is None else wanted.until):
         needed = layer >= wanted.first
         kept.stream.append(at_tokens(stream, wanted.live) if needed and wanted.live is not None else None)
         if wanted.entering:
             kept.entering.append(at_tokens(stream, wanted.read))
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, scaling: float, context=needed and wanted.context) -> Tensor:
+        def attend(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring, context=needed and wanted.context) -> Tensor:
             kept.keys.append(k.contiguous() if context else None)
             kept.values.append(v.contiguous() if context else None)
-            z = causal(q, k, v, scaling)
+            z = causal(q, k, v, scoring)
             if wanted.read is not None:
                 seen = {Part.OUTPUT: z} | {part: x.transpose(1, 2) for part, x in zip("qkv", (q, k, v), strict=True)}
                 for part in wanted.parts:
                     kept.parts[part].append(at_tokens(seen[part], wanted.read))
             return z
 
-        stream = model.run_layer(layer, stream, rotations, attend)
+        stream = model.run_layer(layer, stream, placed.at(layer), attend)
     if wanted.until is None:
         kept.last = stream[:, -1].clone()  # not a view that holds the whole stream
     return kept
@@ -108,21 +108,20 @@ def capture_ablated(model: PatchableModel, input_ids: Tensor, wanted: Wanted, me
 
     A token that stands at the same place in several prompts is one token: nothing else has a part in its stream.
     """
-    kept, length, device = Capture(), input_ids.shape[1], model.weight.device
+    kept, length, device = Capture(), input_ids.shape[1], model.device
     pairs, which = torch.unique(input_ids * length + torch.arange(length), return_inverse=True)  # [U], [n, T]
     places, live = (pairs % length).to(device), at_tokens(which, wanted.live).to(device)
     which = which.to(device)
-    rotations = model.rotations(places[None])
-    stream = model.embed((pairs // length).to(device)[None])  # [1, U, D]
+    stream, placed = model.enter((pairs // length).to(device)[None], places[None])  # [1, U, D]
     for layer in range(len(model.layers)):
         needed = layer >= wanted.first
         kept.stream.append(stream[0, live] if needed else None)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, scaling: float, layer=layer, needed=needed) -> Tensor:
+        def attend(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring, layer=layer, needed=needed) -> Tensor:
             kept.keys.append(k[0, :, which].transpose(0, 1).contiguous() if needed else None)
             kept.values.append(v[0, :, which].transpose(0, 1).contiguous() if needed else None)
-            return means[layer, places][None]
+            return means[layer, places][None].to(q)
 
-        stream = model.run_layer(layer, stream, rotations, attend)
+        stream = model.run_layer(layer, stream, placed.at(layer), attend)
     kept.last = stream[0, which[:, -1]]
     return kept

@@ -71,7 +71,7 @@ class Chunk:
     def from_source(self, named: Sequence[Position], wanted: Wanted) -> Capture:
         """The source's run, with the wanted parts of every head at named positions, per layer [n, P, H or K, d]."""
         if self.source.means is not None:
-            at = torch.stack([self.positions[p] for p in named], 1).to(self.model.weight.device)
+            at = torch.stack([self.positions[p] for p in named], 1).to(self.model.device)
             return Capture(parts={Part.OUTPUT: [means[at] for means in self.source.means[: wanted.until]]})
         model, examples = self.source.model, self.source.examples
         read = torch.stack([examples.positions[p] for p in named], 1)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mechdiff.engine.attention import folded
+from mechdiff.engine.attention import folded, in_window
 from mechdiff.engine.capture import Capture
 from mechdiff.engine.rows import BASE, Rows
-from mechdiff.models import PatchableModel
+from mechdiff.models import PatchableModel, Scoring
 
 # (layer, queries [n, H, R, Q, d], keys, values [n, K, R, S, d]) -> the same, edited
 EditVectors = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -31,14 +31,15 @@ EditOutputs = Callable[[int, Tensor, "Attended"], Tensor]
 @dataclass(frozen=True)
 class Attended:
     """What heads' outputs were made from: queries [n, H, R, Q, d], each row's own keys and values [n, K, R, S, d] and
-    those of the context [n, K, C, d]."""
+    those of the context [n, K, C, d]; visible [n, Q, C + S], None: everything."""
 
     q: Tensor
     k: Tensor
     v: Tensor
     context_k: Tensor
     context_v: Tensor
-    scaling: float
+    scoring: Scoring
+    visible: Tensor | None
 
 
 def same_vectors(layer: int, *x: Tensor) -> tuple[Tensor, ...]:
@@ -73,9 +74,19 @@ class Cone:
             past[:, slot] &= tokens != key[:, None]
             own[:, slot] &= live != key[:, None]
         self.context = int((past.any(0).any(0) * (tokens + 1)).max())
-        visible = torch.cat([past[:, :, : self.context], own], -1)
-        self.visible = None if visible.all() else visible.to(model.weight.device)
-        self.rotations = model.rotations((live[:1] if (live == live[0]).all() else live).to(model.weight.device))
+        keys = torch.cat([tokens[: self.context].expand(len(live), -1), live], 1)
+        self.ago = live[:, :, None] - keys[:, None]  # [n, S, C + S]
+        self.visible = torch.cat([past[:, :, : self.context], own], -1)
+        self.placed = model.placed((live[:1] if (live == live[0]).all() else live).to(model.device))
+        self.seen: dict[int | None, Tensor | None] = {}  # by window
+
+    def visible_in(self, scoring: Scoring, queries: slice, device: torch.device) -> Tensor | None:
+        """What some live tokens see in a layer [n, Q, C + S]; None: everything."""
+        if scoring.window not in self.seen:
+            visible = self.visible & in_window(self.ago, scoring)
+            self.seen[scoring.window] = None if visible.all() else visible.to(device)
+        seen = self.seen[scoring.window]
+        return None if seen is None else seen[:, queries].to(device)
 
     def step(
         self,
@@ -91,19 +102,19 @@ class Cone:
             earlier = self.vectors(layer, stream[:, :, :-1], slice(None, -1))
             stream, queries = stream[:, :, -1:], slice(-1, None)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+        def attend(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
             q, k, v = (x.unflatten(2, (rows, -1)) for x in (q, k, v))
             if earlier is not None:
                 k, v = (torch.cat([x, y], 3) for x, y in zip(earlier[1:], (k, v), strict=True))
             q, k, v = edit_vectors(layer, q, k, v)
             past = [x[layer][:, :, : self.context] for x in (self.base.keys, self.base.values)]
-            visible = None if self.visible is None else self.visible[:, queries]
-            z = folded(q, k, v, *past, scaling, visible)
-            attended = Attended(q, k, v, *past, scaling)
+            visible = self.visible_in(scoring, queries, q.device)
+            z = folded(q, k, v, *past, scoring, visible)
+            attended = Attended(q, k, v, *past, scoring, visible)
             return edit_outputs(layer, z.unflatten(1, (rows, -1)), attended).flatten(1, 2)
 
-        rotations = self._rotations(rows, queries)
-        return self.model.run_layer(layer, stream.flatten(1, 2), rotations, attend).unflatten(1, (rows, -1))
+        told = self.placed.at(layer, queries, rows)
+        return self.model.run_layer(layer, stream.flatten(1, 2), told, attend).unflatten(1, (rows, -1))
 
     def vectors(self, layer: int, stream: Tensor, tokens: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [n, H, R, Q, d], keys and values [n, K, R, Q, d] of a stream [n, R, Q, D] at some live tokens."""
@@ -113,14 +124,10 @@ class Cone:
             raise _FoundError(*found[:3])
 
         try:
-            self.model.run_layer(layer, stream.flatten(1, 2), self._rotations(rows, tokens), attend)
+            self.model.run_layer(layer, stream.flatten(1, 2), self.placed.at(layer, tokens, rows), attend)
         except _FoundError as found:
             return tuple(x.unflatten(2, (rows, -1)) for x in found.args)
         raise RuntimeError(f"layer {layer} does not call its attention function")
-
-    def _rotations(self, rows: int, tokens: slice) -> tuple[Tensor, Tensor]:
-        """Rotations of some live tokens [n or 1, R * Q, d], row after row."""
-        return tuple(x[:, None, tokens].expand(-1, rows, -1, -1).flatten(1, 2) for x in self.rotations)
 
 
 def join(stream: Tensor | None, base: Tensor | None, parents: tuple[int, ...]) -> Tensor:

@@ -68,10 +68,10 @@ def peak_bytes(function: Callable[[], object]) -> int:
 def _weighed(model: PatchableModel, learned: bool, dtype: torch.dtype, device: torch.device) -> float:
     """Bytes that one token holds in a layer at the worst moment; learned: with the gradient of what enters it."""
     stream = torch.zeros(1, WEIGHED_TOKENS, model.width, device=device, requires_grad=learned)
-    rotations = model.rotations(torch.arange(WEIGHED_TOKENS, device=device)[None])
+    told = model.placed(torch.arange(WEIGHED_TOKENS, device=device)[None]).at(0)
 
     def layer() -> None:
-        after = model.run_layer(0, stream, rotations, causal)
+        after = model.run_layer(0, stream, told, causal)
         if learned:
             torch.autograd.grad(after.sum(), stream)
 
@@ -124,7 +124,7 @@ class Memory:
     def of(cls, model: PatchableModel, budget: int, learned: bool = False) -> Memory:
         """Weigh a model's layer."""
         weight = model.weight
-        weighed = _weighed(model, learned, weight.dtype, weight.device)
+        weighed = _weighed(model, learned, weight.dtype, model.device)
         # Beside what the layer makes: the stream entering it, and that of the layer below while rows are gathered.
         token = int(MARGIN * (weighed + 8 * model.width * 4))
         head = 0 if weight.dtype is torch.float32 else weight.numel() * 4  # a copy in float32
@@ -167,4 +167,4 @@ class Memory:
         return max(1, (self._at_once(self.budget // 4) - self.head) // self.logits)
 
     def _at_once(self, budget: int) -> int:
-        return min(budget, CPU_BYTES) if self.model.weight.device.type == "cpu" else budget
+        return min(budget, CPU_BYTES) if self.model.device.type == "cpu" else budget

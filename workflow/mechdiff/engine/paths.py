@@ -22,7 +22,7 @@ from mechdiff.engine.edits import Part, PathPatch
 from mechdiff.engine.rows import BASE
 from mechdiff.examples import Examples
 from mechdiff.heads import Head
-from mechdiff.models import PatchableModel
+from mechdiff.models import PatchableModel, Placed
 
 
 class Paths:
@@ -64,6 +64,8 @@ class OpenPaths:
         source = chunk.from_source(paths.named, Wanted(until=paths.highest)).parts[Part.OUTPUT]
         self.source = [z[:, 0] for z in source]
         self.slot = chunk.slots[paths.position]
+        at = chunk.positions[paths.position][:, None].to(chunk.model.device)
+        self.placed = chunk.model.placed(at)
         self.cone = None if paths.receivers is None else Cone(chunk.model, self.base, chunk.live)
 
     def streams(self, edits: Sequence[int]) -> tuple[Tensor | None, Sequence[int]]:
@@ -77,7 +79,7 @@ class OpenPaths:
             return None, [BASE] * len(edits)
         senders = [paths.senders[e] for e in reaching]
         entering, clean = ([x[:, 0] for x in kept] for kept in (self.base.entering, self.base.parts[Part.OUTPUT]))
-        frozen = Frozen(paths.model, entering, clean, self.source)
+        frozen = Frozen(paths.model, self.placed, entering, clean, self.source)
         if paths.receivers is None:
             stream = into_logits(frozen, senders)
         else:
@@ -89,10 +91,15 @@ class Frozen:
     """One token of every sender so far, the heads of all layers frozen: stream [n, R, D] entering the next layer."""
 
     def __init__(
-        self, model: PatchableModel, streams: Sequence[Tensor], clean: Sequence[Tensor], source: Sequence[Tensor]
+        self,
+        model: PatchableModel,
+        placed: Placed,
+        streams: Sequence[Tensor],
+        clean: Sequence[Tensor],
+        source: Sequence[Tensor],
     ):
         """At the senders' token, for each layer: streams [n, D] entering it, clean and source outputs [n, H, d]."""
-        self.model, self.streams, self.clean, self.source = model, streams, clean, source
+        self.model, self.placed, self.streams, self.clean, self.source = model, placed, streams, clean, source
         self.stream: Tensor | None = None
 
     def climb(self, layer: int, senders: Sequence[Head]) -> None:
@@ -108,7 +115,8 @@ class Frozen:
         if self.stream is not None:
             rows.insert(0, self.stream)
         attention = torch.cat([attention[:, :1].expand(-1, below, -1), attention[:, 1:]], 1)
-        self.stream = self.model.run_layer_after_attention(layer, torch.cat(rows, 1), attention)
+        told = self.placed.at(layer)  # for attention, which is not run
+        self.stream = self.model.run_layer_after_attention(layer, torch.cat(rows, 1), told, attention)
 
 
 def into_logits(frozen: Frozen, senders: Sequence[Head]) -> Tensor:

@@ -139,7 +139,7 @@ class OpenShares:
         common = len(places)
         shift, live = live.shape[1] - common, live[:, :common]
         rows = self.shares.rows([0], places)
-        at = live.to(model.weight.device)[:, None, :, None]  # [n, 1, S, 1]
+        at = live.to(model.device)[:, None, :, None]  # [n, 1, S, 1]
 
         def keep(layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             for context, own in ((self.base.keys, k), (self.base.values, v)):
@@ -213,7 +213,8 @@ class OpenShares:
         others = [x[layer] for x in (self.source.keys, self.source.values)]  # None where none are wanted
         others = [x if x is None else x[:, :, :length] for x in others]
         own = (a.k[:, :, :, :live], a.v[:, :, :, :live])
-        made = seen_from(q, (a.context_k, a.context_v), own, others, (key, value), a.scaling)
+        visible = None if a.visible is None else a.visible[:, slot, :length]
+        made = seen_from(q, (a.context_k, a.context_v), own, others, (key, value), a.scoring, visible)
         return torch.where((query | key | value)[..., None], made, z)
 
 

@@ -130,7 +130,7 @@ def weaken(organism: Organism, settings: Mapping[str, Any]) -> float:
     parts = []
     for head in organism.planted[settings["group"]]:
         rows = slice(head.index * organism.model.head_dim, (head.index + 1) * organism.model.head_dim)
-        weight = organism.model.projection(head.layer, "v").weight[rows]
+        weight = organism.model.attentions[head.layer].v_proj.weight[rows]
         parts.append((weight, weight.clone()))
     low, high = 0.0, 1.0
     for _ in range(10):

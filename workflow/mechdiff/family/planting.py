@@ -26,17 +26,16 @@ there alone: every group then learns from right inputs while the groups before i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from math import log
 
 import torch
 import torch.nn.functional as functional
-from torch import Tensor
+from torch import Tensor, nn
 
 from mechdiff.family.scenes import Boxes, SceneStream
 from mechdiff.heads import Head
-from mechdiff.hooks import Edit, editing_outputs, editing_projections
+from mechdiff.hooks import Edit, editing_outputs
 from mechdiff.models import PatchableModel
 
 GROUPS = ("A", "B", "C", "D")
@@ -62,28 +61,30 @@ class Organism:
 
     def run(self, boxes: Boxes, forced: bool = False, edit: Edit | None = None) -> Run:
         """One pass over some scenes; ``edit`` as in ``editing_outputs``, after forcing."""
-        values: dict[int, Tensor] = {}
+        values: dict[nn.Module, Tensor] = {}
         outputs: list[Tensor] = []
 
-        def keep_values(layer: int, v: Tensor) -> Tensor:
-            values[layer] = v
-            return v
+        def keep_values(module, args, v: Tensor) -> None:
+            values[module] = v.unflatten(-1, (-1, self.model.head_dim))
 
         def edit_outputs(layer: int, z: Tensor) -> Tensor:
             if forced:
-                z = self._attending_alone(layer, z, values[layer], boxes)
+                z = self._attending_alone(layer, z, values[projections[layer]], boxes)
             if edit is not None:
                 z = edit(layer, z)
             outputs.append(z)
             return z
 
-        with ExitStack() as hooks:
-            if forced:
-                hooks.enter_context(editing_projections(self.model, "v", keep_values))
-            hooks.enter_context(editing_outputs(self.model, edit_outputs))
-            result = self.model.network(
-                input_ids=boxes.input_ids, use_cache=False, output_attentions=True, logits_to_keep=1
-            )
+        projections = [attention.v_proj for attention in self.model.attentions]
+        handles = [v_proj.register_forward_hook(keep_values) for v_proj in projections]
+        try:
+            with editing_outputs(self.model, edit_outputs):
+                result = self.model.network(
+                    input_ids=boxes.input_ids, use_cache=False, output_attentions=True, logits_to_keep=1
+                )
+        finally:
+            for handle in handles:
+                handle.remove()
         return Run(result.logits[:, -1], result.attentions, outputs)
 
     def route(self, group: str, boxes: Boxes) -> tuple[Tensor, Tensor]:

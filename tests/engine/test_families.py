@@ -1,0 +1,84 @@
+"""Every family: the engine is the plain way, for every kind of edit, and the captured run is the model's own."""
+
+import pytest
+import torch
+
+from families import FAMILIES, HEADS, LAYERS, tiny
+from mechdiff.engine.edits import Block, Keep, Mix, Part, PathPatch, Replace
+from mechdiff.engine.patterns import attention_patterns
+from mechdiff.engine.run import Run
+from mechdiff.heads import Head
+from mechdiff.hooks import last_logits
+from mechdiff.models import patchable
+from mechdiff.reference import PlainRun, everything
+from random_runs import EXACT, LAST, OBJECT, PREVIOUS, QUERY, Setting, prompts
+
+INPUTS = [{Part.QUERY}, {Part.KEY}, {Part.VALUE}, {Part.QUERY, Part.KEY, Part.VALUE}]
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def a(request):
+    model = patchable(request.param, tiny(request.param))
+    means = 0.3 * torch.randn(LAYERS, 14, HEADS, model.head_dim, generator=torch.Generator().manual_seed(3))
+    return Setting(model, prompts(4, 14, 1), prompts(4, 14, 2), means)
+
+
+def test_the_captured_run_gives_the_models_own_logits(a):
+    assert a.model.known and len(a.model.heads) == LAYERS * HEADS
+    own = last_logits(a.model, a.examples.input_ids)
+    run, _ = Run(a.model, a.examples, 10**9).evaluate([])
+    assert own.std() > 0.1, "a model whose logits do not vary shows nothing"
+    assert (own.gather(1, a.examples.answers[:, None])[:, 0] - run.logit).abs().max() <= EXACT
+
+
+def test_path_patches(a):
+    receivers = (Head(1, 0), Head(1, 3), Head(2, 1))
+    a.check([PathPatch(head, LAST) for head in a.model.heads], a.noise)
+    for position, via in ((LAST, Part.QUERY), (QUERY, Part.VALUE), (PREVIOUS, Part.VALUE), (PREVIOUS, Part.KEY)):
+        a.check([PathPatch(head, position, receivers, via) for head in a.model.heads], a.noise)
+
+
+def test_circuits(a):
+    nodes = {(Head(0, 1), PREVIOUS), (Head(1, 2), QUERY), (Head(2, 0), LAST), (Head(2, 3), LAST)}
+    a.check([Keep(frozenset(nodes - {node})) for node in sorted(nodes)] + [Keep(frozenset(nodes))], a.means)
+
+
+def test_replaced_outputs_and_inputs(a):
+    nodes = [frozenset({(head, p)}) for head in a.model.heads[:: HEADS - 1] for p in (LAST, QUERY, OBJECT)]
+    for source in (a.noise, a.means):
+        a.check([Replace(node) for node in nodes], source)
+    donor = patchable("donor", tiny(a.model.name, seed=1))
+    for parts in INPUTS:
+        edits = [
+            Replace(frozenset().union(*nodes[:4]), frozenset(parts)),
+            *(Replace(n, frozenset(parts)) for n in nodes),
+        ]
+        _, found = Run(a.model, a.examples, 10**9).evaluate(edits, Run(donor, a.examples, 10**9))
+        _, wanted = PlainRun(a.model, a.examples).evaluate(edits, PlainRun(donor, a.examples))
+        assert (found.logit - wanted.logit).abs().max() <= EXACT
+        assert (found.log_probability - wanted.log_probability).abs().max() <= EXACT
+
+
+def test_knockouts(a):
+    for query, key in ((LAST, QUERY), (LAST, OBJECT), (QUERY, PREVIOUS)):
+        a.check([Block(query, key, layer) for layer in range(LAYERS)], None)
+
+
+def test_masks_and_their_gradients(a):
+    heads, gradients = (Head(0, 1), Head(1, 3), Head(2, 2)), []
+    for kind in (lambda e: Run(a.model, e, 10**9), lambda e: PlainRun(a.model, e)):
+        own = torch.tensor([0.2, 1.0, 0.6], requires_grad=True)
+        _, mixed = kind(a.examples).evaluate([Mix(QUERY, heads, own)], kind(a.noise))
+        mixed.logit.sum().backward()
+        gradients.append(own.grad)
+    torch.testing.assert_close(*gradients, atol=10 * EXACT, rtol=0)
+
+
+def test_attention_patterns_are_what_outputs_are_made_with(a):
+    nodes = [(head, position) for head in a.model.heads for position in (LAST, QUERY)]
+    kept, _ = everything(a.model, a.examples.input_ids)
+    rows = torch.arange(len(a.examples))
+    for (head, position), pattern in attention_patterns(Run(a.model, a.examples, 10**9), nodes).items():
+        values = kept[Part.VALUE][head.layer][:, :, a.model.slot(head, Part.VALUE)]
+        output = kept[Part.OUTPUT][head.layer][rows, a.examples.positions[position], head.index]
+        torch.testing.assert_close(torch.einsum("nt,ntd->nd", pattern, values), output, atol=EXACT, rtol=0)
