@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, FalconConfig, OPTConfig
 
-from families import FAMILIES, HEADS, LAYERS, tiny
+from families import FAMILIES, HEADS, LAYERS, VOCABULARY, tiny
 from mechdiff.engine.edits import Block, Keep, Mix, Part, PathPatch, Replace
-from mechdiff.engine.patterns import attention_patterns
 from mechdiff.engine.run import Run
 from mechdiff.heads import Head
-from mechdiff.hooks import last_logits
+from mechdiff.hooks import attention_weights, capture_outputs, last_logits
+from mechdiff.model_check import null_patch_differences, zero_patch_differences
 from mechdiff.models import patchable
 from mechdiff.reference import PlainRun, everything
 from random_runs import EXACT, LAST, OBJECT, PREVIOUS, QUERY, Setting, prompts
@@ -74,11 +75,37 @@ def test_masks_and_their_gradients(a):
     torch.testing.assert_close(*gradients, atol=10 * EXACT, rtol=0)
 
 
-def test_attention_patterns_are_what_outputs_are_made_with(a):
-    nodes = [(head, position) for head in a.model.heads for position in (LAST, QUERY)]
+def test_attention_weights_are_what_outputs_are_made_with(a):
     kept, _ = everything(a.model, a.examples.input_ids)
-    rows = torch.arange(len(a.examples))
-    for (head, position), pattern in attention_patterns(Run(a.model, a.examples, 10**9), nodes).items():
-        values = kept[Part.VALUE][head.layer][:, :, a.model.slot(head, Part.VALUE)]
-        output = kept[Part.OUTPUT][head.layer][rows, a.examples.positions[position], head.index]
-        torch.testing.assert_close(torch.einsum("nt,ntd->nd", pattern, values), output, atol=EXACT, rtol=0)
+    weights = attention_weights(a.model, a.examples.input_ids)
+    for head in a.model.heads:
+        seen, values = weights[head.layer][:, head.index], kept[Part.VALUE][head.layer]
+        made = torch.einsum("nqt,ntd->nqd", seen, values[:, :, a.model.slot(head, Part.VALUE)])
+        torch.testing.assert_close(made, kept[Part.OUTPUT][head.layer][:, :, head.index], atol=EXACT, rtol=0)
+
+
+UNKNOWN = {"opt": OPTConfig, "falcon": lambda **shape: FalconConfig(alibi=True, **shape)}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_a_family_that_is_not_known_is_run_the_plain_way(kind):
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": VOCABULARY}
+    shape |= {"ffn_dim": 24, "word_embed_proj_dim": 16} if kind == "opt" else {}
+    torch.manual_seed(0)
+    model = patchable(kind, AutoModelForCausalLM.from_config(UNKNOWN[kind](**shape)).eval().requires_grad_(False))
+    a = Setting(model, prompts(3, 12, 1), prompts(3, 12, 2), torch.randn(2, 12, 2, 8))
+    assert not model.known
+    run, noise = Run(model, a.examples, 10**6), Run(model, a.noise, 10**6)
+    torch.testing.assert_close(run.mean_outputs(), torch.stack(capture_outputs(model, a.examples.input_ids)[0]).mean(1))
+    assert max(null_patch_differences(run)) <= EXACT < min(zero_patch_differences(run))
+    own = torch.ones(1, requires_grad=True)
+    for edits, source in (
+        ([PathPatch(head, QUERY, (Head(1, 0),), Part.VALUE) for head in model.heads], noise),
+        ([Keep(frozenset({(Head(1, 1), LAST)}))], a.means),
+        ([Block(LAST, OBJECT, 0)], None),
+        ([Mix(LAST, (Head(0, 1),), own)], noise),
+    ):
+        base, found = run.evaluate(edits, source)
+        assert (found.logit - base.logit).abs().max() > EXACT or isinstance(edits[0], Mix)
+    found.logit.sum().backward()
+    assert own.grad.abs() > EXACT

@@ -8,22 +8,27 @@ from __future__ import annotations
 import pandas as pd
 from tokenizers import Tokenizer
 
-from mechdiff.engine.patterns import attention_patterns
-from mechdiff.engine.run import Run
+from mechdiff.examples import Examples
 from mechdiff.heads import Circuit
+from mechdiff.hooks import attention_weights
+from mechdiff.models import PatchableModel
 
 COLUMNS = ["group", "layer", "head", "token_index", "token", "attention"]
 
 
-def circuit_attention(run: Run, circuit: Circuit, tokenizer: Tokenizer) -> pd.DataFrame:
+def circuit_attention(
+    model: PatchableModel, examples: Examples, circuit: Circuit, tokenizer: Tokenizer
+) -> pd.DataFrame:
     """One row per group and token of the first prompt: its text, and the attention there."""
-    strongest = {group.name: (group.heads[0], group.position) for group in circuit.groups if group.heads}
-    patterns = attention_patterns(run.take(slice(1)), list(strongest.values()))
-    ids = run.examples.input_ids[0].tolist()
+    first = examples.take(slice(1))
+    weights, ids = attention_weights(model, first.input_ids), first.input_ids[0].tolist()
     words = [tokenizer.decode([i], skip_special_tokens=False) for i in ids]
     parts = []
-    for group, node in strongest.items():
-        head, weights = node[0], patterns[node]
-        columns = (group, head.layer, head.index, range(len(ids)), words, weights[0])
+    for group in circuit.groups:
+        if not group.heads:
+            continue
+        head, at = group.heads[0], first.positions[group.position][0]
+        seen = weights[head.layer][0, head.index, at].float().cpu()
+        columns = (group.name, head.layer, head.index, range(len(ids)), words, seen)
         parts.append(pd.DataFrame(dict(zip(COLUMNS, columns, strict=True))))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)

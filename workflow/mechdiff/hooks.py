@@ -66,9 +66,26 @@ def editing_vectors(model: PatchableModel, edit: EditVectors) -> Iterator[None]:
         yield
 
 
+@torch.no_grad()
+def attention_weights(model: PatchableModel, input_ids: Tensor) -> list[Tensor]:
+    """Attention of every head, per layer [N, H, T, T]: what it would give were each token's value a unit vector."""
+    n, tokens = input_ids.shape
+    weights: list[Tensor] = []
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
+        units = torch.eye(tokens).to(v).expand(n, v.shape[1], -1, -1)
+        weights.append(scoring.own(q, k, units, None).transpose(1, 2))
+        return scoring.own(q, k, v, None)
+
+    with attending(model, attend):
+        last_logits(model, input_ids)
+    return weights
+
+
 def last_logits(model: PatchableModel, input_ids: Tensor) -> Tensor:
     """Logits of the next token [N, V] for prompts [N, T]."""
-    return model.network(input_ids=input_ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+    ids = input_ids.to(model.device)
+    return model.network(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
 
 
 @torch.no_grad()

@@ -352,7 +352,7 @@ def patchable(name: str, network: nn.Module) -> PatchableModel:
     hook = outputs[0].register_forward_pre_hook(lambda module, args: seen.update(entering=args[0]))
     try:
         with standing_in(layers[0], first) as whole, model.attending(0, attend), suppress(_FoundError), torch.no_grad():
-            network(input_ids=token, position_ids=token, use_cache=False)
+            network(input_ids=token, use_cache=False)
     finally:
         hook.remove()
     if "z" not in seen:
@@ -380,7 +380,7 @@ def _equal(x: Tensor, y: Tensor) -> bool:
 
 def _layers(network: nn.Module) -> tuple[nn.Module, ...]:
     """The one list of as many modules as the config has layers."""
-    number = network.config.num_hidden_layers
+    number = getattr(network.config, "num_hidden_layers", None)
     for module in network.modules():
         if isinstance(module, nn.ModuleList) and len(module) == number:
             return tuple(module)

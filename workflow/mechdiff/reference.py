@@ -1,6 +1,7 @@
 """The plain way to do what the engine does: one whole forward pass, with hooks, for every edit and all its layers.
 
-Nothing here is shared, cached or skipped; the engine is held to it, in tests and benchmarks, for every kind of edit.
+Nothing here is shared, cached or skipped; the engine is held to it, in tests and benchmarks, for every kind of edit. A
+model of a family that the engine is not tested on is run this way.
 Axes: N examples, T tokens, H heads, d dimensions of a head, V words.
 """
 
@@ -18,7 +19,7 @@ from mechdiff.engine.edits import Block, Edit, Keep, Mix, Part, PathPatch, Repla
 from mechdiff.engine.outcome import Outcome, joined
 from mechdiff.examples import Examples
 from mechdiff.heads import Head
-from mechdiff.hooks import attending, editing_outputs, editing_vectors, last_logits
+from mechdiff.hooks import attending, capture_outputs, editing_outputs, editing_vectors, last_logits
 from mechdiff.models import PatchableModel, Scoring
 
 Kept = dict[Part, list[Tensor]]  # per layer [N, T, H, d]
@@ -59,6 +60,14 @@ class PlainRun:
         outcome = joined(parts, 1)
         return outcome.map(lambda x: x[0]), outcome.map(lambda x: x[1:])
 
+    def mean_outputs(self) -> Tensor:
+        """As the engine's."""
+        total: Tensor | int = 0
+        for batch in self.examples.batches(self.batch_size):
+            outputs, _ = capture_outputs(self.model, batch.input_ids)
+            total = total + torch.stack([z.double().sum(0).cpu() for z in outputs])
+        return (total / len(self.examples)).float()
+
 
 def everything(model: PatchableModel, input_ids: Tensor) -> tuple[Kept, Tensor]:
     """Outputs, queries, keys and values of every head in a run with nothing patched, and its last logits [N, V]."""
@@ -78,6 +87,7 @@ def everything(model: PatchableModel, input_ids: Tensor) -> tuple[Kept, Tensor]:
 
 
 def _outcome(logits: Tensor, answers: Tensor) -> Outcome:
+    logits = logits.float().cpu()
     logit = logits.gather(1, answers[:, None])[:, 0]
     log_probability = logits.double().log_softmax(-1).gather(1, answers[:, None])[:, 0]
     return Outcome(logit, log_probability, logits.argmax(-1))
@@ -101,7 +111,7 @@ def logits_edited(
             keep = torch.zeros(len(model.layers), *batch.input_ids.shape, model.heads_per_layer, 1, dtype=torch.bool)
             for head, position in edit.nodes:
                 keep[head.layer, _rows(batch), batch.positions[position], head.index] = True
-            with editing_outputs(model, lambda layer, z: torch.where(keep[layer], z, source[layer])):
+            with editing_outputs(model, lambda layer, z: torch.where(keep[layer].to(z.device), z, source[layer].to(z))):
                 return last_logits(model, batch.input_ids)
         case Mix():
             with editing_outputs(model, lambda layer, z: _mixed(layer, z, batch, theirs, edit, source)):
@@ -130,7 +140,7 @@ def _replacing(
             if head.layer == layer:
                 at, head = batch.positions[position], head.index
                 if isinstance(source, Tensor):
-                    z[rows, at, head] = source[layer, at, head]
+                    z[rows, at, head] = source[layer, at, head].to(z)
                 else:
                     z[rows, at, head] = source[Part.OUTPUT][layer][rows, theirs.positions[position], head]
         return z
@@ -169,7 +179,7 @@ def _blocking(model: PatchableModel, batch: Examples, edit: Block) -> Iterator[N
     hidden[_rows(batch), 0, batch.positions[edit.query], batch.positions[edit.key]] = True
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
-        return scoring.own(q, k, v, hidden if layer >= edit.first_layer else None)
+        return scoring.own(q, k, v, hidden.to(q.device) if layer >= edit.first_layer else None)
 
     with attending(model, attend):
         yield

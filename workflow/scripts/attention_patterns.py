@@ -6,7 +6,6 @@ import pandas as pd
 
 from mechdiff.checkpoints import read_tokenizer
 from mechdiff.circuit_attention import circuit_attention
-from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples
 from mechdiff.heads import Circuit
 from mechdiff.loading import open_model
@@ -20,6 +19,7 @@ if __name__ == "__main__":
     with job(snakemake):
         p, circuit = snakemake.params, Circuit.read(snakemake.input.circuit)
         table = pd.read_parquet(snakemake.input.evaluation)
-        run = Run(open_model(p.base, p.path), clean_examples(table.head(1)), p.memory)
-        tokens = read_tokenizer(p.path)
-        circuit_attention(run, circuit, tokens).to_parquet(snakemake.output.patterns, index=False)
+        model, tokens = open_model(p.base, p.path), read_tokenizer(p.path)
+        circuit_attention(model, clean_examples(table.head(1)), circuit, tokens).to_parquet(
+            snakemake.output.patterns, index=False
+        )

@@ -6,6 +6,8 @@
 Edits are data (:mod:`mechdiff.engine.edits`). Caching, batching and the memory budget are in here and not the caller's
 business. The outcomes are those of whole forward passes with hooks (:mod:`mechdiff.reference`), to rounding.
 
+A model of a family that the engine is not tested on is run by those, at their cost.
+
 1. Examples whose live tokens are laid out alike are taken together, as many as the budget allows.
 2. Their base run is captured: clean, or ablated where the edits say what is kept.
 3. The edits, as many at a time as fit, are walked up their causal cone.
@@ -32,6 +34,7 @@ from mechdiff.engine.shares import Shares
 from mechdiff.examples import Examples
 from mechdiff.heads import Position
 from mechdiff.models import PatchableModel
+from mechdiff.reference import PlainRun
 
 Kind = Shares | Knockouts | Paths
 
@@ -59,6 +62,8 @@ class Run:
         source that does not fit them.
         """
         _require_fitting(edits, self.examples, source)
+        if not self.model.known:
+            return self._plain().evaluate(edits, source._plain() if isinstance(source, Run) else source, done)
         kind = _kind(self.model, edits or [Replace(frozenset())])
         memory = Memory.of(self.model, self.memory, kind.learned)
         order = sorted(range(len(edits)), key=lambda e: kind.does[e])  # those that begin alike side by side
@@ -89,8 +94,16 @@ class Run:
         """The same model on these of the prompts."""
         return replace(self, examples=self.examples.take(rows))
 
+    def _plain(self) -> PlainRun:
+        """The same by whole forward passes; as many prompts together as fit, with those of a source."""
+        everything = Wanted(read=torch.zeros_like(self.examples.input_ids[:1]), parts=frozenset(Part))
+        held = 2 * everything.bytes(self.model, self.examples.input_ids.shape[1])
+        return PlainRun(self.model, self.examples, max(1, self.memory // held))
+
     def mean_outputs(self) -> Tensor:
         """Mean output of each head at each absolute position [L, T, H, d], summed in float64 and kept in float32."""
+        if not self.model.known:
+            return self._plain().mean_outputs()
         length = self.examples.input_ids.shape[1]
         everywhere = torch.arange(length)
         memory = Memory.of(self.model, self.memory)
