@@ -5,6 +5,8 @@ import json
 import pytest
 
 from mechdiff.columns import not_evaluated
+from mechdiff.engine import chunk
+from mechdiff.engine.edits import Part
 from mechdiff.engine.run import Run
 from mechdiff.errors import InputError
 from mechdiff.examples import clean_examples
@@ -87,3 +89,16 @@ def test_edits_that_do_not_arrive_are_found(base, prompts):
     assert min(zero_patch_differences(run)) > 1e-4
     model.layers[1].self_attn.o_proj.weight.zero_()
     assert zero_patch_differences(run)[1] < 1e-5
+
+
+def test_a_null_patch_that_changes_something_names_layer_and_head(base, prompts, monkeypatch):
+    whole = chunk.capture
+
+    def with_one_head_wrong(model, input_ids, wanted):
+        kept = whole(model, input_ids, wanted)
+        kept.parts[Part.OUTPUT][1][:, :, 2] *= 1.1
+        return kept
+
+    monkeypatch.setattr(chunk, "capture", with_one_head_wrong)
+    with pytest.raises(InputError, match=r"a null patch in layer 1 changes a logit by \S+, over 0.0001; .* L1 H2 by"):
+        check(base, base, prompts)

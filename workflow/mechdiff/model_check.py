@@ -4,8 +4,8 @@
 2. Its tokenizer gives the base's tokens for the run's prompts, and the model has an embedding for each.
 3. The engine's captured run gives the logits of the model's own forward pass.
 4. A null patch, each layer's outputs at the named positions replaced by those of the same run, leaves them as they
-   are.
-5. With those outputs at zero, some logit changes: edits arrive.
+   are. Where one does not, the head is named that changes most by itself.
+5. With those outputs at zero, some logit changes by more: edits arrive.
 6. Its accuracy on the discovery prompts. A model hardly better than chance gets no circuit, and no experiment is
    made on it; this stops nothing else.
 """
@@ -25,6 +25,7 @@ from mechdiff.engine.run import Run
 from mechdiff.errors import InputError
 from mechdiff.evaluation import model_correct
 from mechdiff.examples import clean_examples
+from mechdiff.heads import Head
 from mechdiff.hooks import last_logits
 from mechdiff.loading import open_model
 
@@ -65,11 +66,13 @@ def check_model(
     differences, effects = null_patch_differences(run), zero_patch_differences(run)
     for layer, (difference, effect) in enumerate(zip(differences, effects, strict=True)):
         if not difference <= tolerance:
+            head, alone = worst_head(run, layer)
             raise InputError(
-                f"{path}: a null patch in layer {layer} changes a logit by {difference:g}, over {tolerance:g}"
+                f"{path}: a null patch in layer {layer} changes a logit by {difference:g}, over {tolerance:g};"
+                f" of its heads alone {head} by {alone:g}"
             )
-        if not effect > tolerance:
-            raise InputError(f"{path}: with layer {layer} silenced no logit changes by more than {tolerance:g}")
+        if not effect > difference:
+            raise InputError(f"{path}: with layer {layer} silenced no logit changes by more than {difference:g}")
     found = {"shape": str(read_shape(base)), "captured": captured}
     found["null_patch"] = {"largest_by_layer": differences, "tolerance": tolerance}
     accuracy = model_correct(Run(model, examples, memory)).mean().item()
@@ -80,7 +83,7 @@ def check_model(
 def capture_difference(run: Run) -> float:
     """Largest difference of an answer's logit between the model's own forward pass and its captured run."""
     examples = run.examples
-    own = last_logits(run.model, examples.input_ids).float().gather(1, examples.answers[:, None])[:, 0]
+    own = last_logits(run.model, examples.input_ids).float().cpu().gather(1, examples.answers[:, None])[:, 0]
     return (run.evaluate([])[0].logit - own).abs().max().item()
 
 
@@ -90,6 +93,14 @@ def null_patch_differences(run: Run) -> list[float]:
     0 but for rounding; anything else is a reason to stop.
     """
     return _changes(run, run)
+
+
+def worst_head(run: Run, layer: int) -> tuple[Head, float]:
+    """The head of a layer whose null patch changes an answer's logit most, and by how much."""
+    heads = [head for head in run.model.heads if head.layer == layer]
+    base, patched = run.evaluate([Replace(frozenset((h, p) for p in run.examples.positions)) for h in heads], run)
+    differences = (patched.logit - base.logit).abs().max(1).values.nan_to_num(torch.inf)
+    return heads[differences.argmax()], differences.max().item()
 
 
 def zero_patch_differences(run: Run) -> list[float]:

@@ -115,13 +115,13 @@ def capture_ablated(model: PatchableModel, input_ids: Tensor, wanted: Wanted, me
     stream, placed = model.enter((pairs // length).to(device)[None], places[None])  # [1, U, D]
     for layer in range(len(model.layers)):
         needed = layer >= wanted.first
-        kept.stream.append(stream[0, live] if needed else None)
+        kept.stream.append(stream[0, live.to(stream.device)] if needed else None)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring, layer=layer, needed=needed) -> Tensor:
-            kept.keys.append(k[0, :, which].transpose(0, 1).contiguous() if needed else None)
-            kept.values.append(v[0, :, which].transpose(0, 1).contiguous() if needed else None)
-            return means[layer, places][None].to(q)
+            kept.keys.append(k[0, :, which.to(k.device)].transpose(0, 1).contiguous() if needed else None)
+            kept.values.append(v[0, :, which.to(v.device)].transpose(0, 1).contiguous() if needed else None)
+            return means[layer].to(q)[places.to(q.device)][None]
 
         stream = model.run_layer(layer, stream, placed.at(layer), attend)
-    kept.last = stream[0, which[:, -1]]
+    kept.last = stream[0, which[:, -1].to(stream.device)]
     return kept

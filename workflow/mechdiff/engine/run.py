@@ -126,7 +126,7 @@ class Run:
         if isinstance(source, Run):
             taken = Source(model=source.model, examples=source.examples.take(members))
         else:
-            taken = None if source is None else Source(means=source.to(self.model.weight))
+            taken = None if source is None else Source(means=source.to(self.model.device, self.model.weight.dtype))
         mine = self.examples.take(members)
         return Chunk(self.model, mine.input_ids, live, slots, mine.positions, taken)
 
@@ -135,7 +135,7 @@ class Run:
     ) -> Outcome:
         """Outcomes [1 + E, n], the base run first and then the edits in the order they are taken."""
         learned = kind.learned
-        answers = self.examples.answers[members].to(self.model.weight.device)
+        answers = self.examples.answers[members].to(self.model.device)
         with torch.set_grad_enabled(learned):
             opened = kind.open(chunk)
             base = read_outcome(self.model, opened.base.last[:, None], answers, memory.logit_rows())

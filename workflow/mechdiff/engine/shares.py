@@ -55,7 +55,6 @@ class Shares:
                 learned[e, [head.layer for head in edit.heads]] = e + 1
         own = [own.detach() for own in self.shares.values()]
         self.numbers = torch.cat([learned, *own], -1).numpy()
-        self.shares = {part: own.to(model.weight) for part, own in self.shares.items()}
         nothing = np.full_like(self.numbers, not self.ablated)
         nothing[..., 0] = 0
         self.acts = (self.numbers != nothing).any(-1)  # [E, L, P]
@@ -139,12 +138,12 @@ class OpenShares:
         common = len(places)
         shift, live = live.shape[1] - common, live[:, :common]
         rows = self.shares.rows([0], places)
-        at = live.to(model.device)[:, None, :, None]  # [n, 1, S, 1]
+        at = live[:, None, :, None]  # [n, 1, S, 1]
 
         def keep(layer: int, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             for context, own in ((self.base.keys, k), (self.base.values, v)):
                 own = own[:, :, 0]  # [n, K, S, d]
-                context[layer] = context[layer].scatter(2, at.expand_as(own), own)
+                context[layer] = context[layer].scatter(2, at.to(own.device).expand_as(own), own)
             return q, k, v
 
         cone = Cone(model, _live_only(self.base, slice(common)), live)
@@ -189,11 +188,10 @@ class OpenShares:
                 if any(touched[part][owners, layer, place].any() for part in self.shares.inputs):
                     z[:, :, slot] = self._attend(layer, z[:, :, slot], attended, owners, place, slot)
                 if Part.OUTPUT in shares and touched[Part.OUTPUT][owners, layer, place].any():
-                    own = shares[Part.OUTPUT][owners, layer, place]  # [R, H]
+                    own = shares[Part.OUTPUT][owners, layer, place].to(z)  # [R, H]
                     mine = z[:, :, slot].clone()  # a gradient needs it as it was
-                    z[:, :, slot] = torch.lerp(
-                        self.source.parts[Part.OUTPUT][layer][:, None, place], mine, own[..., None]
-                    )
+                    theirs = self.source.parts[Part.OUTPUT][layer][:, None, place].to(z)
+                    z[:, :, slot] = torch.lerp(theirs, mine, own[..., None])
             return z
 
         return outputs
@@ -203,15 +201,16 @@ class OpenShares:
     ) -> Tensor:
         """Outputs [n, R, H, d] at one position, made anew where a head attends with vectors of the source."""
         a, none = attended, torch.zeros(z.shape[1:3], dtype=torch.bool, device=z.device)
-        theirs = {part: self.shares.shares[part][owners, layer, place] == 0 for part in self.shares.inputs}  # [R, H]
+        shares = {part: self.shares.shares[part][owners, layer, place] for part in self.shares.inputs}  # [R, H]
+        theirs = {part: own.to(z.device) == 0 for part, own in shares.items()}
         query, key, value = (theirs.get(part, none) for part in (Part.QUERY, Part.KEY, Part.VALUE))
         q = a.q[:, :, :, slot]  # [n, H, R, d]
         if query.any():
-            q = torch.where(query.T[..., None], self.source.parts[Part.QUERY][layer][:, place, :, None], q)
+            q = torch.where(query.T[..., None], self.source.parts[Part.QUERY][layer][:, place, :, None].to(q), q)
         live = a.k.shape[3] + slot + 1  # of them, up to this one
         length = a.context_k.shape[2] + live
         others = [x[layer] for x in (self.source.keys, self.source.values)]  # None where none are wanted
-        others = [x if x is None else x[:, :, :length] for x in others]
+        others = [x if x is None else x[:, :, :length].to(z) for x in others]
         own = (a.k[:, :, :, :live], a.v[:, :, :, :live])
         visible = None if a.visible is None else a.visible[:, slot, :length]
         made = seen_from(q, (a.context_k, a.context_v), own, others, (key, value), a.scoring, visible)
