@@ -17,7 +17,7 @@ Node = tuple[Head, Position]
 
 
 class Part(StrEnum):
-    """What of a head: its output (its slice of what enters the output projection), or the vectors with which it attends."""
+    """What of a head: its output, what enters the output projection, or the vectors with which it attends."""
 
     OUTPUT = "output"
     QUERY = "q"
