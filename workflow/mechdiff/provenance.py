@@ -27,7 +27,7 @@ from mechdiff.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parent
 PACKAGES = (
-    *("torch", "transformers", "peft", "tokenizers", "safetensors"),
+    *("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "huggingface_hub"),
     *("numpy", "pandas", "pyarrow", "snakemake", "jsonschema"),
     *("matplotlib", "tabulate", "markdown-it-py"),
 )
@@ -137,7 +137,13 @@ def _log(snakemake: Any, line: str) -> None:
 
 
 def _files(paths: Iterable[str]) -> list[dict[str, Any]]:
-    return [{"path": str(p), "sha256": file_sha256(p), "bytes": Path(p).stat().st_size} for p in dict.fromkeys(paths)]
+    """Path, sha256 and size of each file; a folder stands for what is in it, less what Snakemake hides there."""
+    files = [file for path in paths for file in ([Path(path)] if Path(path).is_file() else _inside(Path(path)))]
+    return [{"path": str(f), "sha256": file_sha256(f), "bytes": f.stat().st_size} for f in dict.fromkeys(files)]
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
 
 
 def _code(scripts: str, rule: str) -> dict[str, Any]:
@@ -151,9 +157,18 @@ def environment(threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
-        "device": "cpu",
+        "device": _device(),
         "threads": threads,
     }
+
+
+def _device() -> str:
+    """What this process computed on."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return "cpu"
+    used = [i for i in range(torch.cuda.device_count()) if torch.cuda.max_memory_allocated(i)]
+    return ", ".join(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in used) or "cpu"
 
 
 def git_state() -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.checkpoints import read_tokenizer
+from mechdiff.checkpoints import Checkpoint, read_tokenizer, tokenizer_folder
 from mechdiff.circuit_attention import circuit_attention
 from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples
@@ -20,6 +20,7 @@ if __name__ == "__main__":
     with job(snakemake):
         p, circuit = snakemake.params, Circuit.read(snakemake.input.circuit)
         table = pd.read_parquet(snakemake.input.evaluation)
-        run = Run(open_model(p.base, p.path), clean_examples(table.head(1)), p.memory)
-        tokens = read_tokenizer(p.path)
+        model = Checkpoint.from_params(p.model)
+        run = Run(open_model(model), clean_examples(table.head(1)), p.memory)
+        tokens = read_tokenizer(tokenizer_folder(model))
         circuit_attention(run, circuit, tokens).to_parquet(snakemake.output.patterns, index=False)

@@ -1,11 +1,11 @@
 """Rule check_model: before any experiment, is this model read correctly and comparable with its base?"""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.checkpoints import Checkpoint
 from mechdiff.model_check import check_model
 from mechdiff.provenance import job, write_text
 
@@ -15,17 +15,7 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        p, base = snakemake.params, str(Path(snakemake.input.base_config).parent)
-        prompts = pd.read_parquet(snakemake.input.prompts)
-        found = check_model(
-            snakemake.wildcards.model,
-            p.path,
-            p.adapter_on,
-            base,
-            prompts,
-            tolerance=p.tolerance,
-            chance=p.chance,
-            least=p.least,
-            memory=p.memory,
-        )
+        p, prompts = snakemake.params, pd.read_parquet(snakemake.input.prompts)
+        model = Checkpoint.from_params(p.model)
+        found = check_model(model, prompts, p.tolerance, chance=p.chance, least=p.least, memory=p.memory)
         write_text(snakemake.output.check, json.dumps(found, indent=2) + "\n")
