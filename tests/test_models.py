@@ -299,6 +299,11 @@ def test_a_model_may_be_spread_over_devices(base, device):
     assert torch.equal(last_logits(spread, IDS), last_logits(open_model(Checkpoint("base", base)), IDS))
 
 
+def test_an_adapter_needs_its_place_in_memory(base, adapter):
+    with pytest.raises(InputError, match=r"cannot be opened \(\S+ would have to wait outside the device that its base"):
+        open_model(on(adapter, base, device={"": "cpu", "model.layers.1": "disk"}))
+
+
 def adapter_setting(**settings):
     def damage(folder):
         own = json.loads((folder / "adapter_config.json").read_text())

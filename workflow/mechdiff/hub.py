@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,8 +17,9 @@ from mechdiff.errors import InputError
 
 FETCHED = "results/checkpoints"
 PATIENCE = 5  # for the hub's first answer [seconds]
-SAFE = ("*.json", "model*.safetensors", "adapter_model.safetensors")
-PICKLES = ("pytorch_model*.bin", "adapter_model.bin")
+SETTINGS = ["*.json"]
+SAFE_WEIGHTS = ["model*.safetensors", "adapter_model.safetensors"]
+PICKLES = ["pytorch_model*.bin", "adapter_model.bin"]
 
 
 def fetched_folder(hub: str, revision: str) -> str:
@@ -43,20 +45,23 @@ def fetch(checkpoint: Checkpoint, revision: str, folder: str | Path) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    key, what = f"models.{checkpoint.name}", f"{checkpoint.hub} at {revision}"
     names, reason = [], None
     try:  # asked once, so that a hub that does not answer is known at once
-        names = [
-            file.rfilename for file in HfApi().model_info(checkpoint.hub, revision=revision, timeout=PATIENCE).siblings
-        ]
+        listed = HfApi().model_info(checkpoint.hub, revision=revision, timeout=PATIENCE)
+        names = [file.rfilename for file in listed.siblings]
     except HfHubHTTPError as error:
-        raise InputError(f"models.{checkpoint.name}.hub: {checkpoint.hub} at {revision}: {_line(error)}") from error
+        raise InputError(f"{key}.hub: {what}: {_line(error)}") from error
     except Exception as error:  # no connection: the client lets the errors of its http library through
         reason = _line(error)
-    patterns = [*SAFE, *(["*.py"] if checkpoint.trust_remote_code else [])]
-    if checkpoint.allow_pickle and not any(fnmatch(name, weights) for name in names for weights in SAFE[1:]):
-        patterns += PICKLES
+    pickles = [] if _any(names, SAFE_WEIGHTS) else PICKLES
+    if _any(names, pickles) and not checkpoint.allow_pickle:
+        allowed = "a model with safetensors, or true if you trust who made it: a pickle can run code"
+        raise InputError(f"{key}.allow_pickle: false, but {what} has pickles alone; allowed: {allowed}")
+    wanted = [*SETTINGS, *SAFE_WEIGHTS, *(["*.py"] if checkpoint.trust_remote_code else [])]
+    wanted += pickles if names else []
     try:
-        snapshot = _snapshot(checkpoint.hub, revision, patterns, online=reason is None)
+        snapshot = _snapshot(checkpoint.hub, revision, wanted, online=reason is None)
     except Exception as error:
         raise InputError(_how_to_get(checkpoint, revision, reason or _line(error))) from error
     part = Path(f"{folder}.part")
@@ -64,14 +69,18 @@ def fetch(checkpoint: Checkpoint, revision: str, folder: str | Path) -> None:
     part.mkdir(parents=True)
     try:
         for file in sorted(snapshot.iterdir()):
-            if any(fnmatch(file.name, pattern) for pattern in patterns):
+            if _any([file.name], [*wanted, *(pickles if checkpoint.allow_pickle else [])]):
                 _link(file.resolve(), part / file.name)
         require_files(replace(checkpoint, path=part))
         part.replace(folder)
     except InputError as error:
-        raise InputError(str(error).replace(str(part), f"{checkpoint.hub} at {revision}")) from error
+        raise InputError(str(error).replace(str(part), what)) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _any(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for name in names for pattern in patterns)
 
 
 def _snapshot(hub: str, revision: str, patterns: list[str], online: bool) -> Path:

@@ -111,6 +111,8 @@ def _with_adapter(network: nn.Module, checkpoint: Checkpoint) -> tuple[nn.Module
         wrapped = get_peft_model(network, settings, autocast_adapter_dtype=False)  # True: float32 on a bfloat16 base
         found = load_peft_weights(str(checkpoint.path), device="cpu")
         wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        if waiting := [key for key, value in wanted.items() if value.is_meta]:
+            raise InputError(f"{waiting[0]} would have to wait outside the device that its base computes on")
         sizes = {key: (found[key].shape, wanted[key].shape) for key in sorted(found.keys() & wanted)}
         strangers = {
             "missing keys": sorted(wanted.keys() - found),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -100,12 +101,13 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
     the body ends well. An InputError or a file that cannot be written ends the script with its one line, on stderr and
     in the rule's log, and no traceback.
     """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA refuses to be deterministic without
     if torch := sys.modules.get("torch"):  # scripts that compute have imported it; the others need not wait for it
         torch.set_num_threads(snakemake.threads)
         torch.use_deterministic_algorithms(True)
     started, clock, notes = datetime.now(UTC), time.monotonic(), {}
     try:
-        inputs = _files(snakemake.input)
+        inputs = hashed_files(snakemake.input)
         yield notes
         record_file = snakemake.output.get("record")
         if record_file:
@@ -115,7 +117,7 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
                 "wildcards": dict(snakemake.wildcards.items()),
                 "params": dict(snakemake.params.items()),
                 "inputs": inputs,
-                "outputs": _files(path for path in snakemake.output if path != record_file),
+                "outputs": hashed_files(path for path in snakemake.output if path != record_file),
                 "notes": notes,
                 "code": _code(snakemake.scriptdir, snakemake.rule),
                 "environment": environment(snakemake.threads),
@@ -136,9 +138,9 @@ def _log(snakemake: Any, line: str) -> None:
     Path(snakemake.log[0]).write_text(line + "\n", encoding="utf-8")
 
 
-def _files(paths: Iterable[str]) -> list[dict[str, Any]]:
+def hashed_files(paths: Iterable[str]) -> list[dict[str, Any]]:
     """Path, sha256 and size of each file; a folder stands for what is in it, less what Snakemake hides there."""
-    files = [file for path in paths for file in ([Path(path)] if Path(path).is_file() else _inside(Path(path)))]
+    files = [file for path in paths for file in (_inside(Path(path)) if Path(path).is_dir() else [Path(path)])]
     return [{"path": str(f), "sha256": file_sha256(f), "bytes": f.stat().st_size} for f in dict.fromkeys(files)]
 
 

@@ -114,7 +114,8 @@ def desideratum_rows(wildcards):
 def there(files):
     """A file, or files, less those that a plan is made without."""
     if isinstance(files, str):
-        return files if not MISSING or Path(files).exists() else []
+        made = files.startswith((FETCHED, configuration.MADE_HERE))
+        return files if made or not MISSING or Path(files).exists() else []
     return [file for file in files if there(file)]
 
 
