@@ -42,39 +42,51 @@ def latest_commit(hub: str, revision: str = "main") -> str | None:
 
 def fetch(checkpoint: Checkpoint, revision: str, folder: str | Path) -> None:
     """Put the files of ``checkpoint.hub`` at a commit into a folder, whole or not at all."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    key, what = f"models.{checkpoint.name}", f"{checkpoint.hub} at {revision}"
-    names, reason = [], None
-    try:  # asked once, so that a hub that does not answer is known at once
-        listed = HfApi().model_info(checkpoint.hub, revision=revision, timeout=PATIENCE)
-        names = [file.rfilename for file in listed.siblings]
-    except HfHubHTTPError as error:
-        raise InputError(f"{key}.hub: {what}: {_line(error)}") from error
-    except Exception as error:  # no connection: the client lets the errors of its http library through
-        reason = _line(error)
+    names, reason = _listed(checkpoint, revision)
     pickles = [] if _any(names, SAFE_WEIGHTS) else PICKLES
     if _any(names, pickles) and not checkpoint.allow_pickle:
+        had = f"{checkpoint.hub} at {revision} has pickles alone"
         allowed = "a model with safetensors, or true if you trust who made it: a pickle can run code"
-        raise InputError(f"{key}.allow_pickle: false, but {what} has pickles alone; allowed: {allowed}")
+        raise InputError(f"models.{checkpoint.name}.allow_pickle: false, but {had}; allowed: {allowed}")
     wanted = [*SETTINGS, *SAFE_WEIGHTS, *(["*.py"] if checkpoint.trust_remote_code else [])]
-    wanted += pickles if names else []
+    if names:
+        wanted += pickles
     try:
         snapshot = _snapshot(checkpoint.hub, revision, wanted, online=reason is None)
     except Exception as error:
         raise InputError(_how_to_get(checkpoint, revision, reason or _line(error))) from error
-    part = Path(f"{folder}.part")
+    if checkpoint.allow_pickle:
+        wanted += pickles  # of the cache, where that is all there is to go by
+    _put(snapshot, wanted, checkpoint, revision, Path(folder))
+
+
+def _listed(checkpoint: Checkpoint, revision: str) -> tuple[list[str], str | None]:
+    """The names of a model's files, or why the hub does not say; asked once, so that its silence is known at once."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        listed = HfApi().model_info(checkpoint.hub, revision=revision, timeout=PATIENCE)
+    except HfHubHTTPError as error:
+        what = f"{checkpoint.hub} at {revision}"
+        raise InputError(f"models.{checkpoint.name}.hub: {what}: {_line(error)}") from error
+    except Exception as error:  # no connection: the client lets the errors of its http library through
+        return [], _line(error)
+    return [file.rfilename for file in listed.siblings], None
+
+
+def _put(snapshot: Path, wanted: Iterable[str], checkpoint: Checkpoint, revision: str, folder: Path) -> None:
+    part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        for file in sorted(snapshot.iterdir()):
-            if _any([file.name], [*wanted, *(pickles if checkpoint.allow_pickle else [])]):
+        for file in snapshot.iterdir():
+            if _any([file.name], wanted):
                 _link(file.resolve(), part / file.name)
         require_files(replace(checkpoint, path=part))
         part.replace(folder)
     except InputError as error:
-        raise InputError(str(error).replace(str(part), what)) from error
+        raise InputError(str(error).replace(str(part), f"{checkpoint.hub} at {revision}")) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
