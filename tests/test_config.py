@@ -6,11 +6,13 @@ import shutil
 
 import pytest
 import yaml
+from huggingface_hub import constants
 
+from mechdiff.checkpoints import tokenizer_folder
 from mechdiff.config import (
     SCHEMA,
-    adapter_on,
     checked,
+    checkpoint,
     missing_checkpoints,
     plan_for,
     random_subsets_for,
@@ -19,6 +21,7 @@ from mechdiff.config import (
 )
 from mechdiff.dataset import SPLITS
 from mechdiff.errors import InputError
+from mechdiff.heads import head_count
 from mechdiff.published import published
 from mechdiff.task import LABELS
 from micro import OBJECTS, ROOT, micro_llama, save_checkpoint, word_tokenizer
@@ -93,6 +96,8 @@ def bad(key: str, value, expected: str):
         bad("plan.0.per_model", {"goat": {"keep": 3}}, "plan.0.per_model: unknown model 'goat'; allowed: base, tuned"),
         bad("plan.1.group", "logits", "plan.1.group: 'logits' is taken; allowed: a name of its own, not logits"),
         bad("plan.0.keep", 7, "plan.0.keep: 7 for base; allowed: at most its 6 heads"),
+        bad("plan.0.keep", 2.5, "plan.0.keep: 2.5 for base; allowed: a whole number of heads, or a share of them"),
+        bad("plan.0.keep", 0, "plan.0.keep: 0 is not allowed; allowed: more than 0"),
         bad("plan.0.receivers", 9, "plan.0.receivers: 9 for base; allowed: at most its 6 heads"),
         bad("plan.0.receivers", None, "plan.0.receivers: null, but a later group is sent to 'A'"),
         bad("plan.1.group", "A", "plan.0.group: 'A' is taken; allowed: a name of its own, not logits"),
@@ -111,6 +116,24 @@ def bad(key: str, value, expected: str):
         ),
         bad("models.tuned.paper", "Llama", "models.tuned.paper: 'Llama' is not allowed; allowed: one of Llama-7B"),
         bad("models.tuned.adapter", True, "models.tuned.adapter: true, but"),
+        bad("models.tuned.hub", "a/b", "models.tuned: has both path and hub; allowed: one of them"),
+        bad("models.tuned.path", None, "models.tuned: has neither path nor hub; allowed: one of them"),
+        bad("models.tuned.hub", "a b", "models.tuned.hub: 'a b' is not allowed; allowed: text of the form"),
+        bad("models.tuned.revision", "main", "models.tuned.revision: 'main' of a folder; allowed: null, it is for hub"),
+        bad(
+            "models.tuned.dtype", "int8", "models.tuned.dtype: 'int8' is not allowed; allowed: one of float32, bfloat16"
+        ),
+        bad("models.tuned.device", "gpu", "models.tuned.device: 'gpu' is not allowed; allowed: text of the form"),
+        bad(
+            "models.tuned.device",
+            {"lm_head": "gpu"},
+            "models.tuned.device.lm_head: 'gpu' is not allowed; allowed: text",
+        ),
+        bad(
+            "models.tuned.tokenizer",
+            "config",
+            "models.tuned.tokenizer: config has no tokenizer.json; allowed: a folder",
+        ),
         bad("models.base.adapter", True, "models.base.adapter: true, but it has no base; allowed: false"),
         bad("plan.0.position", "query_label", "plan.0.position: 'query_label' never reaches the logits; allowed: last"),
         bad("plan.1.position", "query_label", "plan.1.position: 'query_label' with via q; allowed: last"),
@@ -139,7 +162,7 @@ def test_missing_checkpoints_are_named_all_of_them(config):
     config["models"]["other"] = {"path": "neither", "base": "base", "adapter": True}
     config["models"]["made"] = {"path": "results/family/seed7/mini-float", "base": "base"}
     assert missing_checkpoints(checked(config)) == [
-        "models.tuned.path: no folder 'nowhere'; allowed: a folder with config.json, model.safetensors, tokenizer.json",
+        "models.tuned.path: no folder 'nowhere'; allowed: a folder with config.json, model.safetensors",
         "models.other.path: no folder 'neither'; allowed: a folder with adapter_config.json, adapter_model.safetensors",
     ]
 
@@ -184,11 +207,15 @@ def test_one_meaning_has_one_form(config):
 def test_an_adapter_must_be_on_the_base_it_is_listed_under(config, folder):
     adapter = folder / "adapter"
     adapter.mkdir(exist_ok=True)
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder / "base")}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(folder / "base")})
+    )
     (adapter / "adapter_model.safetensors").touch()
     config["models"]["tuned"] = {"path": str(adapter), "base": "base", "adapter": True}
-    assert adapter_on(checked(config), "tuned") == str(folder / "base")
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder / "deeper")}))
+    tuned = checkpoint(checked(config), "tuned")
+    assert tuned.adapter and tuned.whole == checkpoint(checked(config), "base")
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(folder / "deeper")}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(InputError, match=r"^models\.tuned\.base: .*adapter is an adapter on .*deeper"):
         checked(config)
     config["models"]["base"]["path"] = "results/family/seed9/mini-llama"  # to be trained, and not the adapter's base
@@ -271,10 +298,86 @@ def test_excluded_heads_are_not_there_to_be_kept(config):
         checked(config)
 
 
-@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 def test_a_folder_that_lacks_a_file_is_refused_with_its_key(config, folder, tmp_path, file):
     shutil.copytree(folder / "base", tmp_path / "part")
     (tmp_path / "part" / file).unlink()
     config["models"]["tuned"]["path"] = str(tmp_path / "part")
     with pytest.raises(InputError, match=rf"^models\.tuned\.path: .*part has no {file}"):
         checked(config)
+
+
+def test_a_base_has_a_tokenizer_and_a_fine_tuned_model_may_use_it(config, folder, tmp_path):
+    shutil.copytree(folder / "base", tmp_path / "bare")
+    (tmp_path / "bare" / "tokenizer.json").unlink()
+    config["models"]["tuned"]["path"] = str(tmp_path / "bare")
+    assert tokenizer_folder(checkpoint(checked(config), "tuned")) == folder / "base"
+    config["models"] = {"base": {"path": str(tmp_path / "bare")}}
+    with pytest.raises(
+        InputError, match=r"^models\.base\.path: .*bare has no tokenizer\.json; allowed: a folder that has"
+    ):
+        checked(config)
+    config["models"]["base"]["tokenizer"] = str(folder / "base")
+    assert tokenizer_folder(checkpoint(checked(config), "base")) == folder / "base"
+
+
+def test_dtype_and_device_are_the_bases_unless_said_and_an_adapters_always(config, folder):
+    config["models"]["base"] |= {"dtype": "bfloat16", "device": "cuda:1"}
+    config["models"]["tuned"]["dtype"] = "float16"
+    filled = checked(config)
+    assert [checkpoint(filled, name).dtype for name in ("base", "tuned")] == ["bfloat16", "float16"]
+    assert checkpoint(filled, "tuned").device == "cuda:1"
+    config["models"]["tuned"] |= {"path": "not there yet", "adapter": True}
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    assert str(caught.value) == "models.tuned.dtype: 'float16' for an adapter; allowed: null, its base's 'bfloat16'"
+    del config["models"]["tuned"]["dtype"]
+    assert checkpoint(checked(config), "tuned").dtype == "bfloat16"
+
+
+def test_a_model_of_the_hub_is_refused_without_a_commit_and_the_line_to_add_is_given(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    config["models"]["tuned"] = {"hub": "owner/name", "base": "base"}
+    unknown = "40 hex digits, see https://huggingface.co/owner/name/commits"
+    for revision in (None, "main"):
+        config["models"]["tuned"]["revision"] = revision
+        with pytest.raises(InputError) as caught:
+            checked(config)
+        line = f"models.tuned.revision: {revision!r} pins no commit of owner/name; allowed: "
+        assert str(caught.value) == line + unknown
+    (tmp_path / "models--owner--name" / "refs").mkdir(parents=True)
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text("a1" * 20)
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    assert str(caught.value) == f"{line}this line: revision: {'a1' * 20}"
+    config["models"]["tuned"]["revision"] = "a1" * 20
+    filled = checked(config)
+    assert checkpoint(filled, "tuned").path == f"results/checkpoints/owner--name/{'a1' * 20}"
+    assert missing_checkpoints(filled) == [], "a rule fetches it"
+
+
+def test_shares_of_the_heads_are_counts_where_the_heads_are_known(config):
+    config["plan"][0] |= {"keep": 0.7, "receivers": 0.01, "exclude": ["B"]}
+    config["plan"][1]["keep"] = 0.3
+    assert checked(config)["plan"][0]["keep"] == 0.7, "4 of 6 heads, and 2 of them are passed over"
+    assert [head_count(wanted, 6) for wanted in (0.7, 0.01, 3, 1.0)] == [4, 1, 3, 1]
+    config["plan"][1]["keep"] = 0.5
+    with pytest.raises(
+        InputError, match=r"^plan\.0\.keep: 0\.7 for base; allowed: at most 3, 3 of 6 heads are excluded"
+    ):
+        checked(config)
+
+
+def test_the_default_plan_is_the_papers_with_its_counts_as_shares(config):
+    del config["plan"]
+    filled, paper = checked(config)["plan"], checked(yaml.safe_load((ROOT / "config/paper.yaml").read_text()))["plan"]
+    for entry, of_paper in zip(filled, paper, strict=True):
+        counts = of_paper["per_model"]["goat-7b"]
+        for key, share in ((key, entry.pop(key)) for key in ("keep", "receivers")):
+            assert share == (counts.get(key) and round(counts[key] / 1024, 2)), key
+        assert entry == {key: value for key, value in of_paper.items() if key in entry} | {"per_model": {}}
+
+
+def test_the_tolerance_of_the_null_patch_is_one_for_each_dtype(config):
+    assert checked(config)["null_patch_tolerance"] == {"float32": 1e-4, "bfloat16": 0.5, "float16": 0.1}

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mechdiff.checkpoints import Checkpoint
 from mechdiff.columns import not_evaluated
 from mechdiff.engine import chunk
 from mechdiff.engine.edits import Part
@@ -28,8 +29,10 @@ def base(tmp_path_factory, tokenizer):
     return str(save_checkpoint(micro_llama(2, 3), tokenizer, tmp_path_factory.mktemp("base")))
 
 
-def check(path, base, prompts, tolerance=1e-4, least=1.5):
-    return check_model("m", str(path), None, base, prompts, tolerance, chance=1 / 7, least=least, memory=10**9)
+def check(path, base, prompts, tolerance=1e-4, least=1.5, **entry):
+    on = None if str(path) == base else Checkpoint("base", base)
+    model = Checkpoint("m", str(path), base=on, **entry)
+    return check_model(model, prompts, tolerance, chance=1 / 7, least=least, memory=10**9)
 
 
 def test_a_good_model_passes_and_its_null_patch_is_kept(base, prompts):
@@ -62,6 +65,15 @@ def test_a_tokenizer_with_other_ids_is_refused(base, prompts, tmp_path):
         check(tmp_path, base, prompts)
 
 
+def test_a_tokenizer_without_a_needed_token_is_refused(base, prompts, tmp_path):
+    words = ["The", "the", "is", "in", ",", ".", "contains", *OBJECTS, *LABELS]
+    save_checkpoint(micro_llama(2, 3), word_tokenizer(words), tmp_path)
+    with pytest.raises(InputError, match=r"tokenizer\.json: has no token 'Box' for 'The "):
+        check(tmp_path, base, prompts)
+    found = check(tmp_path, base, prompts, tokenizer=base)
+    assert found["captured"] < 1e-5, "with the base's it is the same model"
+
+
 def test_a_tokenizer_that_knows_more_than_the_model_is_refused(prompts, tokenizer, tmp_path):
     save_checkpoint(micro_llama(2, 3, vocabulary=30), tokenizer, tmp_path)
     with pytest.raises(InputError, match=r"tokenizer\.json: gives id \d+, the model knows ids below 30"):
@@ -74,7 +86,7 @@ def test_logits_that_the_engine_does_not_find_again_stop_it(base, prompts):
 
 
 def test_a_null_patch_finds_runs_that_cannot_be_repeated(base, prompts):
-    model = open_model("m", base)
+    model = open_model(Checkpoint("m", base))
     run = Run(model, clean_examples(prompts), 10**9)
     assert max(null_patch_differences(run)) < 1e-5
     calls = []
@@ -84,7 +96,7 @@ def test_a_null_patch_finds_runs_that_cannot_be_repeated(base, prompts):
 
 
 def test_edits_that_do_not_arrive_are_found(base, prompts):
-    model = open_model("m", base)
+    model = open_model(Checkpoint("m", base))
     run = Run(model, clean_examples(prompts), 10**9)
     assert min(zero_patch_differences(run)) > 1e-4
     model.layers[1].self_attn.o_proj.weight.zero_()

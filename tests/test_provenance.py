@@ -1,6 +1,7 @@
 """Code versions, records and manifests. What the audit finds in a real run is in workflow/test_run.py."""
 
 import pytest
+import torch
 import yaml
 
 from mechdiff.errors import InputError
@@ -9,7 +10,9 @@ from mechdiff.provenance import (
     build_manifest,
     code_version,
     digest,
+    environment,
     file_sha256,
+    hashed_files,
     imported_modules,
     manifest_matches,
     read_record,
@@ -93,3 +96,21 @@ def test_the_conda_environment_has_the_pinned_versions():
     conda = yaml.safe_load((envs / "conda.yaml").read_text())["dependencies"][-1]["pip"]
     assert set(conda) <= pinned
     assert "torch==2.13.0" in (envs / "cpu.txt").read_text().split()
+
+
+def test_a_folder_stands_for_the_files_in_it(tmp_path):
+    for name in ("b/two", "one", ".snakemake_timestamp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    found = hashed_files([str(tmp_path / "one"), str(tmp_path)])
+    assert [file["path"] for file in found] == [f"{tmp_path}/one", f"{tmp_path}/b/two"]
+    assert [file["bytes"] for file in found] == [3, 5]
+
+
+def test_the_device_is_the_one_that_was_computed_on(monkeypatch):
+    assert environment(1)["device"] == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda i: 7 * i)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "A GPU")
+    assert environment(1)["device"] == "cuda:1 (A GPU)"

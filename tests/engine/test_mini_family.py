@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mechdiff.checkpoints import read_tokenizer
+from mechdiff.checkpoints import Checkpoint, read_tokenizer
 from mechdiff.config import read_planted
 from mechdiff.dataset import build_split
 from mechdiff.engine.edits import Block, Keep, Part, PathPatch, Replace
@@ -25,13 +25,14 @@ PLANTED = {
 PLACES = {"A": Position.LAST, "B": Position.LAST, "C": Position.QUERY_LABEL, "D": Position.PREVIOUS_QUERY_LABEL}
 
 
-@pytest.fixture(scope="module", params=[("mini-llama", None), ("mini-goat", SHIPPED / "mini-llama")])
+@pytest.fixture(scope="module", params=["mini-llama", "mini-goat"])
 def family(request) -> Setting:
-    name, base = request.param
+    base = Checkpoint("mini-llama", SHIPPED / "mini-llama")
+    goat = Checkpoint("mini-goat", SHIPPED / "mini-goat", base=base, adapter=True)
     task = BoxTask(read_tokenizer(SHIPPED / "mini-llama"), 7, OBJECTS)
     rows = {"discovery": 12, "minimality": 1, "evaluation": 1, "means": 1}
     table = build_split(task, "discovery", rows, 20, "disjoint")
-    model = open_model(name, SHIPPED / name, base)
+    model = open_model(goat if request.param == "mini-goat" else base)
     clean = clean_examples(table)
     return Setting(model, clean, noise_examples(table), Run(model, clean, 10**9).mean_outputs())
 

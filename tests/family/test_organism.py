@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mechdiff.checkpoints import is_adapter, read_shape, read_tokenizer
+from mechdiff.checkpoints import Checkpoint, is_adapter, read_shape, read_tokenizer
 from mechdiff.family.corpora import LARGEST_TERM, Exchange
 from mechdiff.family.files import save_adapter, save_model
 from mechdiff.family.fine_tune import answer_batch, arithmetic_tokens, fine_tune, held_loss, member_settings
@@ -36,7 +36,7 @@ def train(family, words, folder, member=None, seed=0):
         save_model(train_base(family, tokenizer, task, seed).model.network, tokenizer, folder / "mini-llama")
         return
     settings = member_settings(family, member)
-    base = open_model("base", folder / "mini-llama").network.requires_grad_(settings["adapter"] is None)
+    base = open_model(Checkpoint("base", folder / "mini-llama")).network.requires_grad_(settings["adapter"] is None)
     network = fine_tune(base, settings, tokenizer, task, seed)
     if settings["adapter"] is None:
         save_model(network, tokenizer, folder / member)
@@ -46,7 +46,8 @@ def train(family, words, folder, member=None, seed=0):
 
 def open_member(folder, member):
     """A member of the family, an adapter on the base beside it."""
-    return open_model(member, folder / member, folder / "mini-llama" if is_adapter(folder / member) else None)
+    base = Checkpoint("mini-llama", folder / "mini-llama")
+    return open_model(Checkpoint(member, folder / member, base=base, adapter=is_adapter(folder / member)))
 
 
 def test_same_seed_same_bytes(short_family, words, tmp_path):

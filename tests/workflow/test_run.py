@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from mechdiff.audit import audit
-from mechdiff.checkpoints import checkpoint_files
+from mechdiff.checkpoints import Checkpoint, checkpoint_files
 from mechdiff.errors import InputError
 from micro import ROOT
 
@@ -217,8 +217,9 @@ def one_of_each_kind(folder: Path) -> list[str]:
     """One model's files of every rule, and what no rule made: weights, object list, planted heads."""
     run = folder / "results/test"
     files = [p for p in sorted(run.rglob("*")) if p.is_file() and "logs" not in p.parts]
+    base = Checkpoint("mini-llama", "resources/models/mini-llama")
     inputs = [
-        *checkpoint_files("resources/models/mini-goat", "resources/models/mini-llama"),
+        *checkpoint_files(Checkpoint("mini-goat", "resources/models/mini-goat", base=base, adapter=True)),
         "config/objects.txt",
         "config/family.yaml",
     ]

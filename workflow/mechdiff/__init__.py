@@ -4,8 +4,8 @@ The package reads top-down as the experiment does. A module imports from those a
 
     errors, seeds, heads       what a user can mend; random streams; heads, groups and circuits
     task, dataset              scenes, prompts and named positions; the splits
-    checkpoints, config        folders of models, read without opening them; the configuration
-    models, examples           networks opened for patching; splits as tensors
+    checkpoints, hub, config   models, read without opening them; those of the hub, fetched; the configuration
+    models, loading, examples  networks as they are patched; checkpoints opened for it; splits as tensors
     reference                  the plain engine: whole forward passes with hooks
     model_check                before any experiment: is the model read correctly?
     path_patching              circuit discovery (paper, section 4.1)

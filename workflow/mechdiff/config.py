@@ -2,13 +2,14 @@
 
 The schema (workflow/schemas/config.schema.yaml) says what each key means. What a schema cannot say is checked here:
 that names refer to something, that no k is larger than the number of heads, that enough objects are left for the
-boxes, and that a fine-tuned model has the shape of its base. Checkpoints that are not on disk yet (a rule may make
-them) are checked when they are opened.
+boxes, that a model of the hub is pinned to a commit, and that a fine-tuned model has the shape of its base.
+Checkpoints that are not on disk yet (a rule may make or fetch them) are checked when they are opened.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
@@ -17,12 +18,23 @@ from typing import Any
 import jsonschema
 import yaml
 
-from mechdiff.checkpoints import adapter_base, is_adapter, own_files, read_shape, read_tokenizer, require_same_shape
+from mechdiff.checkpoints import (
+    CONFIG,
+    Checkpoint,
+    read_shape,
+    read_tokenizer,
+    require_checkpoint,
+    require_files,
+    tokenizer_folder,
+)
 from mechdiff.errors import InputError
+from mechdiff.heads import head_count
+from mechdiff.hub import fetched_folder, latest_commit
 from mechdiff.task import BoxTask
 
 LOGITS = "logits"  # the receiver of the first step of a plan
 MADE_HERE = "results/family/"  # where rules put the models that they train
+COMMIT = re.compile("[0-9a-f]{40}")
 SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
 
 
@@ -69,19 +81,30 @@ def read_planted(path: str | Path) -> dict[str, list[list[int]]]:
         raise InputError(f"planted: {path} declares no planted heads; allowed: a family file, or null") from error
 
 
-def adapter_on(config: Mapping[str, Any], model: str) -> str | None:
-    """The folder of the base that an adapter is opened on; None for a whole checkpoint."""
-    return config["models"][base_model(config)]["path"] if config["models"][model]["adapter"] else None
+def checkpoint(config: Mapping[str, Any], name: str) -> Checkpoint:
+    """A model of the config as jobs open it: what it does not say of dtype and device is as in its base."""
+    model = config["models"][name]
+    base = None if model["base"] is None else checkpoint(config, model["base"])
+    return Checkpoint(
+        name=name,
+        path=model["path"] or fetched_folder(model["hub"], model["revision"]),
+        base=base,
+        dtype=model["dtype"] or (base.dtype if base else "float32"),
+        device=model["device"] or (base.device if base else "cpu"),
+        **{key: model[key] for key in ("adapter", "hub", "tokenizer", "allow_pickle", "trust_remote_code")},
+    )
 
 
 def missing_checkpoints(config: Mapping[str, Any]) -> list[str]:
     """A line for each model whose folder is not there and that no rule makes: a run would stop at them."""
     lines = []
-    for name, model in config["models"].items():
-        path = model["path"]
-        if not path.startswith(MADE_HERE) and not Path(path).is_dir():
-            files = ", ".join(Path(file).name for file in own_files(path, model["adapter"]))
-            lines.append(f"models.{name}.path: no folder {path!r}; allowed: a folder with {files}")
+    for name in config["models"]:
+        model = checkpoint(config, name)
+        if not _made(model) and not Path(model.path).is_dir():
+            try:
+                require_files(model)
+            except InputError as error:
+                lines.append(str(error))
     return lines
 
 
@@ -138,7 +161,7 @@ def _with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
         return filled | {key: _with_defaults(item, extra) for key, item in others.items()}
     if isinstance(value, list):
         return [_with_defaults(item, schema.get("items", {})) for item in value]
-    if isinstance(value, float) and "integer" in schema.get("type", ()):
+    if isinstance(value, float) and value.is_integer() and "integer" in schema.get("type", ()):
         return int(value)  # 300.0 is an integer to JSON schema
     return value
 
@@ -161,30 +184,40 @@ def _check_models(config: Mapping[str, Any]) -> None:
     for name, model in models.items():
         if model["base"] is not None and model["base"] not in bases:
             raise InputError(f"models.{name}.base: unknown model {model['base']!r}; allowed: null, {', '.join(bases)}")
+        _check_source(f"models.{name}", model)
     if len(bases) != 1:
         raise InputError(f"models: {len(bases)} have no base ({', '.join(bases)}); exactly one must be the base")
-    base_path = models[bases[0]]["path"]
     if models[bases[0]]["adapter"]:
         raise InputError(f"models.{bases[0]}.adapter: true, but it has no base; allowed: false")
-    for name, model in models.items():
-        path, made = model["path"], model["path"].startswith(MADE_HERE)
-        if made or not Path(path).is_dir():
-            continue
-        if is_adapter(path) != model["adapter"]:
-            raise InputError(f"models.{name}.adapter: {str(model['adapter']).lower()}, but {path} says otherwise")
-        for file in own_files(path, model["adapter"]):
-            if not Path(file).is_file():
-                raise InputError(f"models.{name}.path: {path} has no {Path(file).name}; allowed: a folder that has")
-        if model["adapter"] and is_adapter(path):
-            named = adapter_base(path)
-            if named.is_dir() and not (Path(base_path).is_dir() and named.samefile(base_path)):
-                raise InputError(f"models.{name}.base: {path} is an adapter on {named}; allowed: that folder's model")
-        if not model["adapter"] and _present(path) and _present(base_path):
-            require_same_shape(name, path, base_path)
+    for name in models:
+        model = checkpoint(config, name)
+        for key in ("dtype", "device"):
+            own, of_base = getattr(model, key), getattr(model.whole, key)
+            if own != of_base:
+                raise InputError(f"models.{name}.{key}: {own!r} for an adapter; allowed: null, its base's {of_base!r}")
+        if Path(model.path).is_dir() and not (_made(model) and model.hub is None):
+            require_checkpoint(model)
+
+
+def _check_source(key: str, model: Mapping[str, Any]) -> None:
+    """A model is a folder, or a commit of the hub."""
+    path, hub, revision = (model[part] for part in ("path", "hub", "revision"))
+    if (path is None) == (hub is None):
+        raise InputError(
+            f"{key}: has {'neither path nor' if path is None else 'both path and'} hub; allowed: one of them"
+        )
+    if hub is None and revision is not None:
+        raise InputError(f"{key}.revision: {revision!r} of a folder; allowed: null, it is for hub")
+    if hub is not None and not COMMIT.fullmatch(revision or ""):
+        commit = latest_commit(hub, revision or "main")
+        line = (
+            f"this line: revision: {commit}" if commit else f"40 hex digits, see https://huggingface.co/{hub}/commits"
+        )
+        raise InputError(f"{key}.revision: {revision!r} pins no commit of {hub}; allowed: {line}")
 
 
 def _check_plan(config: Mapping[str, Any]) -> None:
-    models, plan = config["models"], config["plan"]
+    plan = config["plan"]
     groups = [entry["group"] for entry in plan]
     for i, entry in enumerate(plan):
         key = f"plan.{i}"
@@ -201,30 +234,40 @@ def _check_plan(config: Mapping[str, Any]) -> None:
                 others = ", ".join(g for g in groups if g != entry["group"])
                 raise InputError(f"{key}.exclude: unknown group {other!r}; allowed: {others}")
         for name in entry["per_model"]:
-            if name not in models:
-                raise InputError(f"{key}.per_model: unknown model {name!r}; allowed: {', '.join(models)}")
+            if name not in config["models"]:
+                allowed = ", ".join(config["models"])
+                raise InputError(f"{key}.per_model: unknown model {name!r}; allowed: {allowed}")
         if entry["receiver"] == LOGITS and entry["position"] != "last":
             raise InputError(f"{key}.position: {entry['position']!r} never reaches the logits; allowed: last")
         if entry["via"] == "q" and entry["position"] != plan[groups.index(entry["receiver"])]["position"]:
             there = plan[groups.index(entry["receiver"])]["position"]
             raise InputError(f"{key}.position: {entry['position']!r} with via q; allowed: {there}, where they ask")
     _check_exclusions(plan)
-    present = _present(models[base_model(config)]["path"])
-    for name in models:
-        own_plan = plan_for(config, name)
-        for i, entry in enumerate(own_plan):
-            receives = any(other["receiver"] == entry["group"] for other in plan)
-            if receives and entry["receivers"] is None:
-                raise InputError(f"plan.{i}.receivers: null, but a later group is sent to {entry['group']!r}")
-            if present:
-                heads = (shape := read_shape(models[base_model(config)]["path"])).layers * shape.heads
-                for k in ("keep", "receivers"):
-                    if (entry[k] or 0) > heads:
-                        raise InputError(f"plan.{i}.{k}: {entry[k]} for {name}; allowed: at most its {heads} heads")
-                passed_over = sum(other["keep"] for other in own_plan if other["group"] in entry["exclude"])
-                if entry["keep"] + passed_over > heads:
-                    left = f"at most {heads - passed_over}, {passed_over} of {heads} heads are excluded"
-                    raise InputError(f"plan.{i}.keep: {entry['keep']} for {name}; allowed: {left}")
+    for name in config["models"]:
+        _check_counts(config, name)
+
+
+def _check_counts(config: Mapping[str, Any], name: str) -> None:
+    """One model's numbers of heads: counts or shares, and no more than there are."""
+    plan, base = plan_for(config, name), checkpoint(config, base_model(config)).path
+    shape = read_shape(base) if _present(base) else None
+    for i, entry in enumerate(plan):
+        for k in ("keep", "receivers"):
+            if isinstance(entry[k], float) and entry[k] > 1:
+                allowed = "a whole number of heads, or a share of them between 0 and 1"
+                raise InputError(f"plan.{i}.{k}: {entry[k]} for {name}; allowed: {allowed}")
+        if entry["receivers"] is None and any(other["receiver"] == entry["group"] for other in plan):
+            raise InputError(f"plan.{i}.receivers: null, but a later group is sent to {entry['group']!r}")
+        if shape is None:
+            continue
+        heads = shape.layers * shape.heads
+        for k in ("keep", "receivers"):
+            if (entry[k] or 0) > heads:
+                raise InputError(f"plan.{i}.{k}: {entry[k]} for {name}; allowed: at most its {heads} heads")
+        passed_over = sum(head_count(other["keep"], heads) for other in plan if other["group"] in entry["exclude"])
+        if head_count(entry["keep"], heads) + passed_over > heads:
+            left = f"at most {heads - passed_over}, {passed_over} of {heads} heads are excluded"
+            raise InputError(f"plan.{i}.keep: {entry['keep']} for {name}; allowed: {left}")
 
 
 def _check_exclusions(plan: list[dict[str, Any]]) -> None:
@@ -254,9 +297,9 @@ def _check_task(config: Mapping[str, Any]) -> None:
     boxes = config["task"]["boxes"]
     if len(objects) < boxes:
         raise InputError(f"task.objects: {len(objects)} objects for task.boxes = {boxes}; allowed: at least {boxes}")
-    path = config["models"][base_model(config)]["path"]
-    if _present(path):
-        task = BoxTask(read_tokenizer(path), boxes, objects)
+    base = checkpoint(config, base_model(config))
+    if _present(base.path):
+        task = BoxTask(read_tokenizer(tokenizer_folder(base)), boxes, objects)
         for kind, usable in (("objects", task.objects), ("labels", task.labels)):
             if len(usable) < 2 * boxes + 1:  # two scenes of a desideratum share none, one may have a box more
                 allowed = f"at most {(len(usable) - 1) // 2}, {len(usable)} {kind} are usable with this tokenizer"
@@ -265,5 +308,10 @@ def _check_task(config: Mapping[str, Any]) -> None:
         read_planted(config["planted"])
 
 
-def _present(path: str) -> bool:
-    return (Path(path) / "config.json").exists()
+def _present(path: str | Path) -> bool:
+    return (Path(path) / CONFIG).exists()
+
+
+def _made(model: Checkpoint) -> bool:
+    """Whether a rule makes the model's folder: trains it, or fetches it."""
+    return model.hub is not None or str(model.path).startswith(MADE_HERE)

@@ -34,6 +34,11 @@ class Head:
         return cls(int(match[1]), int(match[2]))
 
 
+def head_count(wanted: int | float, heads: int) -> int:
+    """How many of a model's heads a plan asks for: a count, or below 1 a share of them, at least one."""
+    return int(wanted) if wanted >= 1 else max(1, round(wanted * heads))
+
+
 def all_heads(layers: int, heads_per_layer: int) -> list[Head]:
     """Every head of a model, layer by layer."""
     return [Head(layer, index) for layer in range(layers) for index in range(heads_per_layer)]

@@ -12,14 +12,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from mechdiff.checkpoints import TOKENIZER, read_shape, read_tokenizer, require_same_shape
+from mechdiff.checkpoints import (
+    TOKENIZER,
+    Checkpoint,
+    read_shape,
+    read_tokenizer,
+    require_checkpoint,
+    tokenizer_folder,
+)
 from mechdiff.engine.edits import Replace
 from mechdiff.engine.run import Run
 from mechdiff.errors import InputError
@@ -30,13 +36,12 @@ from mechdiff.hooks import last_logits
 from mechdiff.loading import open_model
 
 PROMPTS = 32  # that the last three are tried on
+PLAIN = "whole forward passes"
+HOW = {True: "causal cone", False: PLAIN}  # what a model's edits are computed by, by whether the engine knows it
 
 
 def check_model(
-    name: str,
-    path: str,
-    adapter_on: str | None,
-    base: str,
+    checkpoint: Checkpoint,
     prompts: pd.DataFrame,
     tolerance: float,
     chance: float,
@@ -45,20 +50,17 @@ def check_model(
 ) -> dict[str, Any]:
     """What was found; InputError on the first thing that is not right.
 
-    adapter_on: the base's folder for an adapter, None for a whole checkpoint; tolerance: of the null patch [logit];
-    least: accuracy below which nothing is evaluated, in multiples of chance.
+    tolerance: of the null patch [logit]; least: accuracy below which nothing is evaluated, in multiples of chance.
     """
-    if adapter_on is None:
-        require_same_shape(name, path, base)
-    if (Path(path) / TOKENIZER).exists():
-        tokenizer = read_tokenizer(path)
-        for prompt, ids in zip(prompts["prompt"], prompts["input_ids"], strict=True):
-            if tokenizer.encode(prompt).ids != list(ids):
-                raise InputError(f"{path}/{TOKENIZER}: does not give the base's tokens for {prompt!r}")
-    examples, vocabulary = clean_examples(prompts), read_shape(base).vocabulary
-    if (largest := int(examples.input_ids.max())) >= vocabulary:
-        raise InputError(f"{base}/{TOKENIZER}: gives id {largest}, the model knows ids below {vocabulary}")
-    model = open_model(name, path, adapter_on)
+    require_checkpoint(checkpoint.whole)
+    require_checkpoint(checkpoint)
+    path, shape = checkpoint.path, read_shape(checkpoint.whole.path)
+    _require_tokens(checkpoint, prompts)
+    examples = clean_examples(prompts)
+    if (largest := int(examples.input_ids.max())) >= shape.vocabulary:
+        file = tokenizer_folder(checkpoint) / TOKENIZER
+        raise InputError(f"{file}: gives id {largest}, the model knows ids below {shape.vocabulary}")
+    model = open_model(checkpoint)
     run = Run(model, examples.take(slice(PROMPTS)), memory)
     captured = capture_difference(run)
     if not captured <= tolerance:
@@ -73,11 +75,22 @@ def check_model(
             )
         if not effect > difference:
             raise InputError(f"{path}: with layer {layer} silenced no logit changes by more than {difference:g}")
-    found = {"shape": str(read_shape(base)), "captured": captured}
+    found = {"shape": str(shape), "computed": HOW[model.known], "captured": captured}
     found["null_patch"] = {"largest_by_layer": differences, "tolerance": tolerance}
     accuracy = model_correct(Run(model, examples, memory)).mean().item()
     reason = f"accuracy {accuracy:.2f}, chance {chance:.2f}" if accuracy < least * chance else None
     return found | {"accuracy": accuracy, "n": len(examples), "chance": chance, "not_evaluated": reason}
+
+
+def _require_tokens(checkpoint: Checkpoint, prompts: pd.DataFrame) -> None:
+    """Refuse a tokenizer that does not give the base's tokens."""
+    folder, of_base = tokenizer_folder(checkpoint), tokenizer_folder(checkpoint.base or checkpoint)
+    tokenizer, wanted = read_tokenizer(folder), read_tokenizer(of_base)
+    for prompt, ids in zip(prompts["prompt"], prompts["input_ids"], strict=True):
+        if tokenizer.encode(prompt).ids != list(ids):
+            unknown = [token for token in map(wanted.id_to_token, ids) if tokenizer.token_to_id(token) is None]
+            reason = f"has no token {unknown[0]!r}" if unknown else "does not give the base's tokens"
+            raise InputError(f"{folder / TOKENIZER}: {reason} for {prompt!r}")
 
 
 def capture_difference(run: Run) -> float:

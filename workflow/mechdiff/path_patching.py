@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mechdiff.engine.edits import Part, PathPatch
 from mechdiff.engine.run import Run
-from mechdiff.heads import Circuit, Group, Head, Position
+from mechdiff.heads import Circuit, Group, Head, Position, head_count
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ class Step:
     exclude: tuple[str, ...] = ()
 
     @classmethod
-    def from_config(cls, entry: Mapping) -> Step:
-        """A step from one entry of the config's plan."""
-        return cls(entry["group"], Position(entry["position"]), entry["keep"], tuple(entry["exclude"]))
+    def from_config(cls, entry: Mapping, heads: int) -> Step:
+        """A step from one entry of the config's plan, for a model with so many heads."""
+        keep = head_count(entry["keep"], heads)
+        return cls(entry["group"], Position(entry["position"]), keep, tuple(entry["exclude"]))
 
 
 def relative_changes(
@@ -93,9 +94,9 @@ def ranked(scores: pd.DataFrame) -> list[Head]:
     return [Head(layer, head) for layer, head in zip(order["layer"], order["head"], strict=True)]
 
 
-def receiver_heads(scores: pd.DataFrame, k: int) -> list[Head]:
-    """The k best heads of a group, through which the next group is looked for."""
-    return ranked(scores)[:k]
+def receiver_heads(scores: pd.DataFrame, wanted: int | float) -> list[Head]:
+    """The best heads of a group, a count or a share of all, through which the next group is looked for."""
+    return ranked(scores)[: head_count(wanted, len(scores))]
 
 
 def select_candidates(plan: Sequence[Step], scores: Mapping[str, pd.DataFrame]) -> Circuit:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from mechdiff.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parent
 PACKAGES = (
-    *("torch", "transformers", "peft", "tokenizers", "safetensors"),
+    *("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "huggingface_hub"),
     *("numpy", "pandas", "pyarrow", "snakemake", "jsonschema"),
     *("matplotlib", "tabulate", "markdown-it-py"),
 )
@@ -100,12 +101,13 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
     the body ends well. An InputError or a file that cannot be written ends the script with its one line, on stderr and
     in the rule's log, and no traceback.
     """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA refuses to be deterministic without
     if torch := sys.modules.get("torch"):  # scripts that compute have imported it; the others need not wait for it
         torch.set_num_threads(snakemake.threads)
         torch.use_deterministic_algorithms(True)
     started, clock, notes = datetime.now(UTC), time.monotonic(), {}
     try:
-        inputs = _files(snakemake.input)
+        inputs = hashed_files(snakemake.input)
         yield notes
         record_file = snakemake.output.get("record")
         if record_file:
@@ -115,7 +117,7 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
                 "wildcards": dict(snakemake.wildcards.items()),
                 "params": dict(snakemake.params.items()),
                 "inputs": inputs,
-                "outputs": _files(path for path in snakemake.output if path != record_file),
+                "outputs": hashed_files(path for path in snakemake.output if path != record_file),
                 "notes": notes,
                 "code": _code(snakemake.scriptdir, snakemake.rule),
                 "environment": environment(snakemake.threads),
@@ -136,8 +138,14 @@ def _log(snakemake: Any, line: str) -> None:
     Path(snakemake.log[0]).write_text(line + "\n", encoding="utf-8")
 
 
-def _files(paths: Iterable[str]) -> list[dict[str, Any]]:
-    return [{"path": str(p), "sha256": file_sha256(p), "bytes": Path(p).stat().st_size} for p in dict.fromkeys(paths)]
+def hashed_files(paths: Iterable[str]) -> list[dict[str, Any]]:
+    """Path, sha256 and size of each file; a folder stands for what is in it, less what Snakemake hides there."""
+    files = [file for path in paths for file in (_inside(Path(path)) if Path(path).is_dir() else [Path(path)])]
+    return [{"path": str(f), "sha256": file_sha256(f), "bytes": f.stat().st_size} for f in dict.fromkeys(files)]
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
 
 
 def _code(scripts: str, rule: str) -> dict[str, Any]:
@@ -151,9 +159,18 @@ def environment(threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
-        "device": "cpu",
+        "device": _device(),
         "threads": threads,
     }
+
+
+def _device() -> str:
+    """What this process computed on."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return "cpu"
+    used = [i for i in range(torch.cuda.device_count()) if torch.cuda.max_memory_allocated(i)]
+    return ", ".join(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in used) or "cpu"
 
 
 def git_state() -> dict[str, Any] | None:

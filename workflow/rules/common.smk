@@ -1,13 +1,15 @@
 import re
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from mechdiff import config as configuration
 from mechdiff import provenance
-from mechdiff.checkpoints import checkpoint_files
+from mechdiff.checkpoints import checkpoint_files, tokenizer_files, tokenizer_folder
 from mechdiff.desiderata import DESIDERATA, POSITIONAL
 from mechdiff.errors import InputError
+from mechdiff.hub import FETCHED
 
 try:
     config = configuration.checked(config)
@@ -23,6 +25,8 @@ MANIFEST = f"{RUN}/manifest.json"
 STARTED = time.time()
 BASE = configuration.base_model(config)
 MODELS = list(config["models"])
+CHECKPOINTS = {name: configuration.checkpoint(config, name) for name in MODELS}
+BASE_CONFIG = CHECKPOINTS[BASE].path if CHECKPOINTS[BASE].hub else f"{CHECKPOINTS[BASE].path}/config.json"
 GROUPS = [entry["group"] for entry in config["plan"]]
 FINE_TUNED = [name for name in MODELS if name != BASE]
 SPLITS = list(config["dataset"]["rows"])  # in the order they are drawn
@@ -107,39 +111,38 @@ def desideratum_rows(wildcards):
     return rows if wildcards.desideratum in DESIDERATA else {"test": rows["test"]}
 
 
-def model_path(wildcards):
-    """Folder of a model's checkpoint or adapter."""
-    return config["models"][wildcards.model]["path"]
-
-
-def base_path(wildcards):
-    """Folder of the base's checkpoint."""
-    return config["models"][BASE]["path"]
-
-
-def adapter_on(wildcards):
-    """Folder of the base that an adapter is opened on; None for a whole checkpoint."""
-    return configuration.adapter_on(config, wildcards.model)
-
-
 def there(files):
     """A file, or files, less those that a plan is made without."""
     if isinstance(files, str):
-        return files if not MISSING or Path(files).exists() else []
+        made = files.startswith((FETCHED, configuration.MADE_HERE))
+        return files if made or not MISSING or Path(files).exists() else []
     return [file for file in files if there(file)]
 
 
 def model_files(wildcards):
     """The files that determine a model."""
-    return there(checkpoint_files(model_path(wildcards), adapter_on(wildcards)))
+    return there(checkpoint_files(CHECKPOINTS[wildcards.model]))
+
+
+def model_entry(wildcards):
+    """A model as its jobs open it, as builtins."""
+    return asdict(CHECKPOINTS[wildcards.model])
+
+
+def fetched(wildcards):
+    """What decides which files of a model of the hub are fetched."""
+    model = next(m for m in CHECKPOINTS.values() if m.hub and Path(m.path).parts[-2:] == tuple(wildcards))
+    return {key: getattr(model, key) for key in ("name", "path", "hub", "adapter", "allow_pickle", "trust_remote_code")}
 
 
 def all_records():
     """The record of every job of the run: a job that ran again has a new one, and the run is sealed again."""
     records = [f"{RUN}/dataset/{split}" for split in SPLITS]
-    for name, model in config["models"].items():
-        if model["path"].startswith(configuration.MADE_HERE):
-            records.append(f"{model['path']}/{Path(model['path']).name}")
+    for name, model in CHECKPOINTS.items():
+        if model.hub:
+            records.append(model.path)
+        elif model.path.startswith(configuration.MADE_HERE):
+            records.append(f"{model.path}/{Path(model.path).name}")
         records += [f"{RUN}/models/{name}/check", f"{RUN}/models/{name}/means"]
         records += [f"{RUN}/path_patching/{name}/{group}" for group in GROUPS]
         records += [f"{RUN}/candidates/{name}", f"{RUN}/minimality/{name}/minimality", f"{RUN}/dcm/{name}/dcm"]
@@ -151,7 +154,8 @@ def all_records():
     records += [f"{RUN}/figures/{figure}" for figure in FIGURES]
     if POSITION_GROUP:
         records.append(f"{RUN}/positional_desiderata/{BASE}")
-    return [f"{record}.record.json" for record in [*records, *(f"{RUN}/tables/{table}" for table in TABLES)]]
+    records += [f"{RUN}/tables/{table}" for table in TABLES]
+    return [f"{record}.record.json" for record in dict.fromkeys(records)]
 
 
 def reported(path, caption, category, number, what, **labels):

@@ -1,7 +1,7 @@
 rule generate_dataset:
     input:
         objects=config["task"]["objects"],
-        tokenizer=there(f"{config['models'][BASE]['path']}/tokenizer.json"),
+        tokenizer=there(tokenizer_files(CHECKPOINTS[BASE])),
     output:
         split=f"{RUN}/dataset/{{split}}.parquet",
         record=f"{RUN}/dataset/{{split}}.record.json",
@@ -10,6 +10,7 @@ rule generate_dataset:
     conda:
         CONDA
     params:
+        tokenizer=str(tokenizer_folder(CHECKPOINTS[BASE])),
         boxes=config["task"]["boxes"],
         layout=config["dataset"]["layout"],
         rows=rows_so_far,
@@ -24,7 +25,7 @@ rule generate_dataset:
 rule generate_desideratum:
     input:
         objects=config["task"]["objects"],
-        tokenizer=there(f"{config['models'][BASE]['path']}/tokenizer.json"),
+        tokenizer=there(tokenizer_files(CHECKPOINTS[BASE])),
     output:
         split=f"{RUN}/desiderata/{{desideratum}}.parquet",
         record=f"{RUN}/desiderata/{{desideratum}}.record.json",
@@ -33,6 +34,7 @@ rule generate_desideratum:
     conda:
         CONDA
     params:
+        tokenizer=str(tokenizer_folder(CHECKPOINTS[BASE])),
         boxes=config["task"]["boxes"],
         rows=desideratum_rows,
         sets=config["desiderata"]["sets"],

@@ -13,8 +13,7 @@ rule path_patching:
     conda:
         CONDA
     params:
-        path=model_path,
-        adapter_on=adapter_on,
+        model=model_entry,
         position=lambda w: step(w)["position"],
         via=lambda w: step(w)["via"],
         receivers=receiver_count,
@@ -67,8 +66,7 @@ rule minimality:
     conda:
         CONDA
     params:
-        path=model_path,
-        adapter_on=adapter_on,
+        model=model_entry,
         fraction=config["minimality"]["fraction"],
         threshold=lambda w: configuration.threshold_for(config, w.model),
         memory=config["memory"],

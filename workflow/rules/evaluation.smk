@@ -13,8 +13,7 @@ rule evaluate_circuit:
     conda:
         CONDA
     params:
-        path=model_path,
-        adapter_on=adapter_on,
+        model=model_entry,
         random_circuits=config["evaluation"]["random_circuits"],
         seed=config["seed"],
         memory=config["memory"],
@@ -40,8 +39,7 @@ rule completeness:
     conda:
         CONDA
     params:
-        path=model_path,
-        adapter_on=adapter_on,
+        model=model_entry,
         random_subsets=lambda w: configuration.random_subsets_for(config, w.model),
         seed=config["seed"],
         memory=config["memory"],
@@ -65,8 +63,7 @@ rule attention_knockout:
     conda:
         CONDA
     params:
-        path=model_path,
-        adapter_on=adapter_on,
+        model=model_entry,
         memory=config["memory"],
         code=code("attention_knockout"),
     message:
@@ -77,7 +74,7 @@ rule attention_knockout:
 
 rule attention_patterns:
     input:
-        model=there(checkpoint_files(config["models"][BASE]["path"])),
+        model=there(checkpoint_files(CHECKPOINTS[BASE])),
         check=f"{RUN}/models/{BASE}/check.json",
         evaluation=f"{RUN}/dataset/evaluation.parquet",
         circuit=f"{RUN}/minimality/{BASE}/circuit.json",
@@ -89,9 +86,7 @@ rule attention_patterns:
     conda:
         CONDA
     params:
-        base=BASE,
-        path=base_path,
-        memory=config["memory"],
+        model=asdict(CHECKPOINTS[BASE]),
         code=code("attention_patterns"),
     message:
         f"{BASE}: attention of the strongest heads"

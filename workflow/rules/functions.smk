@@ -14,8 +14,7 @@ rule dcm:
     conda:
         CONDA
     params:
-        path=model_path,
-        adapter_on=adapter_on,
+        model=model_entry,
         desiderata=list(DESIDERATA),
         functions=FUNCTIONS,
         rows=config["desiderata"]["rows"],
@@ -46,8 +45,7 @@ rule activation_patching:
     conda:
         CONDA
     params:
-        path=model_path,
-        adapter_on=adapter_on,
+        model=model_entry,
         circuits=MODELS,
         memory=config["memory"],
         code=code("activation_patching"),
@@ -59,7 +57,7 @@ rule activation_patching:
 
 rule positional_desiderata:
     input:
-        model=there(checkpoint_files(config["models"][BASE]["path"])),
+        model=there(checkpoint_files(CHECKPOINTS[BASE])),
         check=f"{RUN}/models/{BASE}/check.json",
         desiderata=[f"{RUN}/desiderata/{desideratum}.parquet" for desideratum in POSITIONAL],
         functional=f"{RUN}/dcm/{BASE}/functional.json",
@@ -72,7 +70,7 @@ rule positional_desiderata:
         CONDA
     params:
         base=BASE,
-        path=base_path,
+        model=asdict(CHECKPOINTS[BASE]),
         group=POSITION_GROUP,
         memory=config["memory"],
         code=code("positional_desiderata"),
@@ -85,7 +83,7 @@ rule positional_desiderata:
 rule cmap:
     input:
         model=model_files,
-        base_model=there(checkpoint_files(config["models"][BASE]["path"])),
+        base_model=there(checkpoint_files(CHECKPOINTS[BASE])),
         check=f"{RUN}/models/{{model}}/check.json",
         base_check=f"{RUN}/models/{BASE}/check.json",
         evaluation=f"{RUN}/dataset/evaluation.parquet",
@@ -99,10 +97,9 @@ rule cmap:
     conda:
         CONDA
     params:
-        path=model_path,
-        adapter_on=adapter_on,
+        model=model_entry,
         base=BASE,
-        base_path=base_path,
+        base_model=asdict(CHECKPOINTS[BASE]),
         memory=config["memory"],
         code=code("cmap"),
     message:

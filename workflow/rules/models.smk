@@ -1,7 +1,29 @@
+rule fetch_model:
+    output:
+        folder=directory(f"{FETCHED}/{{hub}}/{{revision}}"),
+        record=f"{FETCHED}/{{hub}}/{{revision}}.record.json",
+    log:
+        f"{FETCHED}/logs/{{hub}}/{{revision}}.log",
+    wildcard_constraints:
+        hub="[^/]+--[^/]+",
+        revision="[0-9a-f]{40}",
+    conda:
+        CONDA
+    params:
+        model=fetched,
+        revision=lambda w: w.revision,
+        code=code("fetch_model"),
+    message:
+        "Fetch {wildcards.hub} at {wildcards.revision}"
+    script:
+        "../scripts/fetch_model.py"
+
+
 rule check_model:
     input:
         model=model_files,
-        base_config=there(f"{config['models'][BASE]['path']}/config.json"),
+        base_config=there(BASE_CONFIG),
+        tokenizer=there(tokenizer_files(CHECKPOINTS[BASE])),
         prompts=f"{RUN}/dataset/discovery.parquet",
     output:
         check=f"{RUN}/models/{{model}}/check.json",
@@ -11,9 +33,8 @@ rule check_model:
     conda:
         CONDA
     params:
-        path=model_path,
-        adapter_on=adapter_on,
-        tolerance=config["null_patch_tolerance"],
+        model=model_entry,
+        tolerance=lambda w: config["null_patch_tolerance"][CHECKPOINTS[w.model].dtype],
         chance=1 / config["task"]["boxes"],
         least=config["least_accuracy"],
         memory=config["memory"],
@@ -37,8 +58,7 @@ rule mean_activations:
     conda:
         CONDA
     params:
-        path=model_path,
-        adapter_on=adapter_on,
+        model=model_entry,
         memory=config["memory"],
         code=code("mean_activations"),
     message:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mechdiff.activation_patching import COLUMNS, activation_patching
+from mechdiff.checkpoints import Checkpoint
 from mechdiff.columns import not_evaluated, read_each
 from mechdiff.dcm import Pairs
 from mechdiff.heads import Circuit
@@ -23,7 +24,7 @@ if __name__ == "__main__":
         patches = sum(len(circuit.groups) for circuit in circuits.values())
         if patches and not not_evaluated(snakemake.input.check):
             tables = [pd.read_parquet(file).query("part == 'patching'") for file in snakemake.input.desiderata]
-            model = open_model(name, p.path, p.adapter_on)
+            model = open_model(Checkpoint.from_params(p.model))
             with progress(f"{name}: activation patching", patches * sum(map(len, tables)), "rows") as bar:
                 found = [
                     activation_patching(circuits, Pairs.of(model, table, p.memory), table, bar.update)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mechdiff.attention_knockout import COLUMNS, EDGES, attention_knockout
+from mechdiff.checkpoints import Checkpoint
 from mechdiff.columns import not_evaluated
 from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples, with_scenes
@@ -21,7 +22,7 @@ if __name__ == "__main__":
         p, name = snakemake.params, snakemake.wildcards.model
         table, found = pd.read_parquet(snakemake.input.evaluation), pd.DataFrame(columns=COLUMNS)
         if not not_evaluated(snakemake.input.check):
-            run = Run(open_model(name, p.path, p.adapter_on), clean_examples(table), p.memory)
+            run = Run(open_model(Checkpoint.from_params(p.model)), clean_examples(table), p.memory)
             edges = sum(map(len, EDGES.values()))
             with progress(f"{name}: knockout", edges * len(run.model.layers) * len(table), "rows") as bar:
                 found = attention_knockout(run, bar.update)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.checkpoints import read_tokenizer
+from mechdiff.checkpoints import Checkpoint, read_tokenizer, tokenizer_folder
 from mechdiff.circuit_attention import circuit_attention
 from mechdiff.examples import clean_examples
 from mechdiff.heads import Circuit
@@ -19,7 +19,7 @@ if __name__ == "__main__":
     with job(snakemake):
         p, circuit = snakemake.params, Circuit.read(snakemake.input.circuit)
         table = pd.read_parquet(snakemake.input.evaluation)
-        model, tokens = open_model(p.base, p.path), read_tokenizer(p.path)
-        circuit_attention(model, clean_examples(table.head(1)), circuit, tokens).to_parquet(
-            snakemake.output.patterns, index=False
-        )
+        checkpoint = Checkpoint.from_params(p.model)
+        model, tokens = open_model(checkpoint), read_tokenizer(tokenizer_folder(checkpoint))
+        found = circuit_attention(model, clean_examples(table.head(1)), circuit, tokens)
+        found.to_parquet(snakemake.output.patterns, index=False)

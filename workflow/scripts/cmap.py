@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.checkpoints import Checkpoint
 from mechdiff.cmap import COLUMNS, cmap, patches
 from mechdiff.columns import ALL, FUNCTIONAL, not_evaluated
 from mechdiff.engine.run import Run
@@ -27,7 +28,7 @@ if __name__ == "__main__":
             ALL: Circuit.read(snakemake.input.circuit),
         }
         if circuits[ALL].groups and not not_evaluated(snakemake.input.check, snakemake.input.base_check):
-            models = [open_model(p.base, p.base_path), open_model(name, p.path, p.adapter_on)]
+            models = [open_model(Checkpoint.from_params(p.base_model)), open_model(Checkpoint.from_params(p.model))]
             base, tuned = (Run(model, clean_examples(table), p.memory) for model in models)
             with progress(f"{name}: cross-model patching", 2 * len(patches(circuits)) * len(table), "rows") as bar:
                 found = [

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors.torch import load_file
 
+from mechdiff.checkpoints import Checkpoint
 from mechdiff.completeness import completeness, knocked_out
 from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples, with_scenes
@@ -23,7 +24,7 @@ if __name__ == "__main__":
         p, name = snakemake.params, snakemake.wildcards.model
         table = pd.read_parquet(snakemake.input.evaluation)
         means, circuit = load_file(snakemake.input.means)["means"], Circuit.read(snakemake.input.circuit)
-        run = Run(open_model(name, p.path, p.adapter_on), clean_examples(table), p.memory)
+        run = Run(open_model(Checkpoint.from_params(p.model)), clean_examples(table), p.memory)
         sets = knocked_out(circuit, p.random_subsets, stream(p.seed, "completeness", name))
         with progress(f"{name}: completeness", 2 * len(sets) * len(table), "rows") as bar:
             found = completeness(run, means, circuit, sets, bar.update)

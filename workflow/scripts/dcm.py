@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.checkpoints import Checkpoint
 from mechdiff.dcm import Pairs, Training, curves, functional_circuit, masks, tested
 from mechdiff.desiderata import PARTS
 from mechdiff.heads import Circuit
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p, name, found, scenes = snakemake.params, snakemake.wildcards.model, {}, {}
-        model, circuit = open_model(name, p.path, p.adapter_on), Circuit.read(snakemake.input.circuit)
+        model, circuit = open_model(Checkpoint.from_params(p.model)), Circuit.read(snakemake.input.circuit)
         settings = Training(tuple(p.sparsity), p.learning_rate, p.batch_size, p.epochs)
         with progress(f"{name}: masks", p.epochs * p.rows["train"] * len(p.desiderata), "rows") as bar:
             for desideratum, file in zip(p.desiderata, snakemake.input.desiderata, strict=True):

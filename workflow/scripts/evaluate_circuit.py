@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors.torch import load_file
 
+from mechdiff.checkpoints import Checkpoint
 from mechdiff.columns import not_evaluated
 from mechdiff.engine.run import Run
 from mechdiff.evaluation import circuits_correct, model_correct, random_circuit
@@ -24,7 +25,7 @@ if __name__ == "__main__":
         p, w = snakemake.params, snakemake.wildcards
         table = pd.read_parquet(snakemake.input.evaluation)
         means = load_file(snakemake.input.means)["means"]
-        circuit, model = Circuit.read(snakemake.input.circuit), open_model(w.model, p.path, p.adapter_on)
+        circuit, model = Circuit.read(snakemake.input.circuit), open_model(Checkpoint.from_params(p.model))
         run, found = Run(model, clean_examples(table), p.memory), []
         if circuit.groups and not not_evaluated(snakemake.input.check):
             rng = stream(p.seed, "random circuits", w.circuit)

@@ -1,7 +1,6 @@
 """Rule generate_dataset: scenes and prompts of one split (paper, section 3)."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechdiff.checkpoints import read_tokenizer
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake) as notes:
         p, split = snakemake.params, snakemake.wildcards.split
-        tokenizer = read_tokenizer(Path(snakemake.input.tokenizer).parent)
+        tokenizer = read_tokenizer(p.tokenizer)
         task = BoxTask(tokenizer, p.boxes, read_objects(snakemake.input.objects))
         notes["dropped, not one token in place"] = list(task.dropped)
         if task.dropped:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors.torch import save_file
 
+from mechdiff.checkpoints import Checkpoint
 from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples
 from mechdiff.loading import open_model
@@ -16,6 +17,6 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        model = open_model(snakemake.wildcards.model, snakemake.params.path, snakemake.params.adapter_on)
+        model = open_model(Checkpoint.from_params(snakemake.params.model))
         examples = clean_examples(pd.read_parquet(snakemake.input.means))
         save_file({"means": Run(model, examples, snakemake.params.memory).mean_outputs()}, snakemake.output.means)

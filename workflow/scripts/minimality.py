@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors.torch import load_file
 
+from mechdiff.checkpoints import Checkpoint
 from mechdiff.engine.run import Run
 from mechdiff.evaluation import count_correct
 from mechdiff.examples import clean_examples
@@ -24,7 +25,7 @@ if __name__ == "__main__":
         examples = clean_examples(pd.read_parquet(snakemake.input.minimality))
         candidates = Circuit.read(snakemake.input.candidates)
         means = load_file(snakemake.input.means)["means"]
-        run = Run(open_model(name, p.path, p.adapter_on), examples, p.memory)
+        run = Run(open_model(Checkpoint.from_params(p.model)), examples, p.memory)
         sizes = [len(group.heads) for group in candidates.groups]
         most = sum(k * (k + 1) // 2 + 2 * k for k in sizes) * len(examples)  # circuits asked for twice are run once
         with progress(f"{name}: minimality", most, "rows") as bar:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.checkpoints import Checkpoint
 from mechdiff.columns import not_evaluated
 from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples, noise_examples
@@ -25,7 +26,7 @@ if __name__ == "__main__":
             receivers = None
             if p.receivers is not None:
                 receivers = receiver_heads(pd.read_parquet(snakemake.input.receivers), p.receivers)
-            model = open_model(name, p.path, p.adapter_on)
+            model = open_model(Checkpoint.from_params(p.model))
             clean, noise = (Run(model, examples(table), p.memory) for examples in (clean_examples, noise_examples))
             with progress(f"{name}: path patching, group {group}", len(model.heads) * len(table), "rows") as bar:
                 changes = relative_changes(clean, noise, Position(p.position), receivers, p.via, bar.update)

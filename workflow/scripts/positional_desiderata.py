@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mechdiff.activation_patching import COLUMNS, activation_patching
+from mechdiff.checkpoints import Checkpoint
 from mechdiff.dcm import Pairs
 from mechdiff.heads import Circuit
 from mechdiff.loading import open_model
@@ -21,7 +22,8 @@ if __name__ == "__main__":
         functional = Circuit.read(snakemake.input.functional)
         heads = Circuit(tuple(group for group in functional.groups if group.name == p.group))
         if heads.groups:
-            model, tables = open_model(p.base, p.path, None), map(pd.read_parquet, snakemake.input.desiderata)
+            model = open_model(Checkpoint.from_params(p.model))
+            tables = map(pd.read_parquet, snakemake.input.desiderata)
             with progress(f"{p.base}: positional desiderata", len(snakemake.input.desiderata), "desiderata") as bar:
                 for table in tables:
                     found.append(activation_patching({p.base: heads}, Pairs.of(model, table, p.memory), table))

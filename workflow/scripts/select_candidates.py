@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p, inputs = snakemake.params, snakemake.input
-        plan = [Step.from_config(entry) for entry in p.plan]
+        groups = [entry["group"] for entry in p.plan]
         scores, changes = (
-            {step.group: pd.read_parquet(file) for step, file in zip(plan, files, strict=True)}
+            {group: pd.read_parquet(file) for group, file in zip(groups, files, strict=True)}
             for files in (inputs.scores, inputs.changes)
         )
+        plan = [Step.from_config(entry, len(scores[entry["group"]])) for entry in p.plan]
         circuit, scenes = select_candidates(plan, scores), pd.read_parquet(inputs.discovery)["scene_id"]
         rng = stream(p.seed, "stability", snakemake.wildcards.model)
         chosen = chosen_shares(plan if circuit.groups else [], changes, scenes, p.resamples, rng)

@@ -1,0 +1,16 @@
+"""Rule fetch_model: the files of a model of the hub at its pinned commit, in a folder of their own."""
+
+from typing import TYPE_CHECKING
+
+from mechdiff.checkpoints import Checkpoint
+from mechdiff.hub import fetch
+from mechdiff.provenance import job
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p = snakemake.params
+        fetch(Checkpoint(**p.model), p.revision, snakemake.output.folder)
