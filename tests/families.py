@@ -28,10 +28,10 @@ VOCABULARY, LAYERS, HEADS, WIDTH = 50, 3, 4, 32
 
 
 def _config(kind: Callable[..., PreTrainedConfig], **own) -> Callable[[], PreTrainedConfig]:
-    shape = {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "hidden_size": WIDTH}
+    shape = {"vocab_size": VOCABULARY, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "hidden_size": WIDTH}
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
     length = {"max_position_embeddings": 128}
-    return lambda **more: kind(vocab_size=VOCABULARY, **(shape | special | length | own | more))
+    return lambda **more: kind(**(shape | special | length | own | more))
 
 
 GROUPED = {"num_key_value_heads": 2, "intermediate_size": 48}

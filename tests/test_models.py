@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
+from families import FAMILIES, HEADS, LAYERS, VOCABULARY, WIDTH
 from mechdiff.checkpoints import (
     Checkpoint,
     Shape,
@@ -61,6 +62,12 @@ def test_shape_and_files_are_read_without_opening_the_model(base, adapter):
         str(adapter / "adapter_model.safetensors"),
     ]
     assert checkpoint_files(tuned)[2:] == checkpoint_files(Checkpoint("base", base))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_familys_shape_is_read_from_its_config(family, tmp_path):
+    FAMILIES[family]().save_pretrained(tmp_path)
+    assert read_shape(tmp_path) == Shape(LAYERS, HEADS, WIDTH, VOCABULARY)
 
 
 def test_an_opened_checkpoint_is_the_saved_model(base):

@@ -9,7 +9,7 @@ from mechdiff.engine.edits import Block, Keep, Mix, Part, PathPatch, Replace
 from mechdiff.engine.run import Run
 from mechdiff.heads import Head
 from mechdiff.hooks import attention_weights, capture_outputs, last_logits
-from mechdiff.model_check import null_patch_differences, zero_patch_differences
+from mechdiff.model_check import capture_difference, null_patch_differences, zero_patch_differences
 from mechdiff.models import patchable
 from mechdiff.reference import PlainRun, everything
 from random_runs import EXACT, LAST, OBJECT, PREVIOUS, QUERY, Setting, prompts
@@ -82,6 +82,17 @@ def test_attention_weights_are_what_outputs_are_made_with(a):
         seen, values = weights[head.layer][:, head.index], kept[Part.VALUE][head.layer]
         made = torch.einsum("nqt,ntd->nqd", seen, values[:, :, a.model.slot(head, Part.VALUE)])
         torch.testing.assert_close(made, kept[Part.OUTPUT][head.layer][:, :, head.index], atol=EXACT, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_pass_the_checks_of_a_model(family, dtype):
+    model = patchable(family, tiny(family).to(dtype))
+    run = Run(model, prompts(4, 14, 1), 10**9)
+    most = 0.06 if dtype is torch.bfloat16 else 0.006
+    assert max(capture_difference(run), *null_patch_differences(run)) <= most
+    changed = zip(null_patch_differences(run), zero_patch_differences(run), strict=True)
+    assert all(null < zero for null, zero in changed)
 
 
 UNKNOWN = {"opt": OPTConfig, "falcon": lambda **shape: FalconConfig(alibi=True, **shape)}

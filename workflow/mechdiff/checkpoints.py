@@ -17,6 +17,13 @@ CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 WEIGHTS, PICKLED = "model.safetensors", "pytorch_model.bin"
 ADAPTER, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
 TOKENIZER = "tokenizer.json"
+# How families call their number of layers, heads, dimensions and words.
+SHAPE_KEYS = (
+    ("num_hidden_layers", "n_layer"),
+    ("num_attention_heads", "n_head"),
+    ("hidden_size", "n_embd"),
+    ("vocab_size",),
+)
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,13 @@ class Shape:
 def read_shape(path: str | Path) -> Shape:
     """Shape of a whole checkpoint, from its config alone."""
     file = Path(path) / CONFIG
-    config = _read_json(file)
-    keys = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
-    for key in keys:
-        if not isinstance(config.get(key), int):
-            raise InputError(f"{file}: {key} is {config.get(key)!r}; allowed: a whole number")
-    return Shape(*(config[key] for key in keys))
+    config, found = _read_json(file), []
+    for names in SHAPE_KEYS:
+        value = next((config[name] for name in names if name in config), None)
+        if not isinstance(value, int):
+            raise InputError(f"{file}: {names[0]} is {value!r}; allowed: a whole number")
+        found.append(value)
+    return Shape(*found)
 
 
 def is_adapter(path: str | Path) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
 from mechdiff.engine.edits import Edit, Keep
@@ -33,6 +34,29 @@ def circuits_correct(
     ``done(rows)``: circuits times examples finished.
     """
     return edits_correct(run, [Keep(circuit.nodes()) for circuit in circuits], means, done)
+
+
+def evaluation_rows(
+    run: Run,
+    means: Tensor,
+    circuit: Circuit,
+    draws: int,
+    rng: np.random.Generator,
+    scenes: Sequence[int],
+    done: Callable[[int], None] = lambda rows: None,
+) -> pd.DataFrame:
+    """One row per condition (model, circuit, and ``draws`` random circuits) and example: scene_id, correct.
+
+    A circuit without groups (its model, or this one, is not evaluated) leaves the model alone.
+    """
+    found = [("model", 0, model_correct(run))]
+    if circuit.groups:
+        circuits = [circuit, *(random_circuit(run.model, circuit, rng) for _ in range(draws))]
+        right = circuits_correct(run, means, circuits, done)
+        found += [("circuit", 0, right[0]), *(("random", draw, each) for draw, each in enumerate(right[1:]))]
+    rows = pd.DataFrame({"scene_id": list(scenes), "example": range(len(scenes))})
+    parts = [rows.assign(condition=condition, draw=draw, correct=correct) for condition, draw, correct in found]
+    return pd.concat(parts)
 
 
 def edits_correct(

@@ -83,6 +83,10 @@ class Circuit:
     def __len__(self) -> int:
         return len(self.nodes())
 
+    def __str__(self) -> str:
+        """One group a line."""
+        return "\n".join(f"{g.name} at {g.position}: {', '.join(map(str, g.heads)) or 'none'}" for g in self.groups)
+
     def nodes(self) -> frozenset[tuple[Head, Position]]:
         """The set of (head, position) that makes up the circuit."""
         return frozenset((head, group.position) for group in self.groups for head in group.heads)

@@ -1,0 +1,87 @@
+"""Whole runs on models of other families, and on an adapter beside the model that it makes when merged."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import peft
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from families import tiny
+from mechdiff.audit import audit
+from micro import ROOT
+
+pytestmark = pytest.mark.whole_run
+# Of a random model, which is right no more often than by chance: all experiments are made all the same.
+CONFIG = """\
+run: family
+least_accuracy: 0
+dataset: { rows: { discovery: 4, means: 4, minimality: 4, evaluation: 4 } }
+desiderata: { rows: { train: 8, validation: 4, test: 4 }, sets: 2 }
+dcm: { batch_size: 8 }
+stability: { resamples: 20 }
+completeness: { random_subsets: 2 }
+evaluation: { random_circuits: 1, resamples: 100 }
+models:
+  base:
+    path: base
+  tuned:
+    path: tuned
+    base: base
+"""
+
+
+def run_in(folder: Path, config: str) -> Path:
+    """A whole run in a folder with the files that every config names; returns that of its results."""
+    (folder / "config").mkdir()
+    (folder / "resources").mkdir()
+    for file in ("config/objects.txt", "config/family.yaml", "resources/paper.yaml"):
+        shutil.copy(ROOT / file, folder / file)
+    (folder / "my.yaml").write_text(config)
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2"]
+    done = subprocess.run(
+        [*command, "--configfile", "my.yaml"], cwd=folder, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "results" / yaml.safe_load(config)["run"]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "gpt_neox"])
+def test_a_checkpoint_of_another_family_goes_through_everything(family, tokenizer, tmp_path):
+    assert len(CONFIG.splitlines()) <= 15
+    size = {"vocab_size": tokenizer.get_vocab_size()}
+    for seed, name in enumerate(("base", "tuned")):
+        tiny(family, seed=seed, **size).save_pretrained(tmp_path / name)
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(tmp_path / name)
+    results = run_in(tmp_path, CONFIG)
+    assert audit(results)
+    heads = pd.read_csv(results / "tables" / "table_A2_A3_A7_heads.csv")
+    assert set(heads["group"]) == set("ABCD") and set(heads["circuit_of"]) == {"base", "tuned"}
+    assert len(pd.read_csv(results / "tables" / "table_1.csv")) == 2
+
+
+def test_an_adapter_and_the_model_that_it_makes_have_the_same_tables(tmp_path):
+    shipped = ROOT / "resources" / "models"
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(shipped / "mini-llama")
+    merged = peft.PeftModel.from_pretrained(base, shipped / "mini-goat").merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    config = yaml.safe_load((ROOT / "config" / "test.yaml").read_text())
+    config["models"] = {
+        "base": {"path": str(shipped / "mini-llama")},
+        "adapter": {"path": str(shipped / "mini-goat"), "base": "base", "adapter": True},
+        "merged": {"path": "merged", "base": "base"},
+    }
+    tables = run_in(tmp_path, yaml.safe_dump(config, sort_keys=False)) / "tables"
+    for name in ("table_1", "table_A2_A3_A7_heads", "table_dcm", "table_activation_patching", "table_cmap"):
+        lines = [line for line in (tables / f"{name}.md").read_text().splitlines() if line.startswith("|")]
+        rows = [[cell.strip() for cell in line.split("|")] for line in lines]
+        swapped = [[{"adapter": "merged", "merged": "adapter"}.get(cell, cell) for cell in row] for row in rows]
+        assert sorted(rows) == sorted(swapped) and ["adapter" in row for row in rows].count(True), name
