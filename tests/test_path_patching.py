@@ -206,7 +206,13 @@ def scores(values: dict[str, float]) -> pd.DataFrame:
 def test_most_negative_first_and_ties_in_model_order():
     table = scores({"L2 H0": 0.0, "L1 H1": -0.5, "L0 H1": 0.0, "L0 H0": 0.3})
     assert [str(head) for head in ranked(table)] == ["L1 H1", "L0 H1", "L2 H0", "L0 H0"]
-    assert receiver_heads(table, 1) == [Head(1, 1)]
+    assert receiver_heads(table, 1) == receiver_heads(table, 0.25) == receiver_heads(table, 0.01) == [Head(1, 1)]
+
+
+def test_a_share_of_the_heads_is_a_count_where_the_heads_are_known():
+    entry = {"group": "A", "position": "last", "keep": 0.08, "exclude": ["B"]}
+    assert Step.from_config(entry, 1024) == Step("A", LAST, keep=82, exclude=("B",))
+    assert Step.from_config(entry, 4).keep == 1 and Step.from_config(entry | {"keep": 3}, 4).keep == 3
 
 
 def test_candidates_pass_over_the_heads_of_excluded_groups():

@@ -129,6 +129,11 @@ def model_entry(wildcards):
     return asdict(CHECKPOINTS[wildcards.model])
 
 
+def base_tokenizer(wildcards):
+    """The folder of the base's tokenizer."""
+    return str(tokenizer_folder(CHECKPOINTS[BASE]))
+
+
 def fetched(wildcards):
     """What decides which files of a model of the hub are fetched."""
     model = next(m for m in CHECKPOINTS.values() if m.hub and Path(m.path).parts[-2:] == tuple(wildcards))

@@ -10,7 +10,7 @@ rule generate_dataset:
     conda:
         CONDA
     params:
-        tokenizer=str(tokenizer_folder(CHECKPOINTS[BASE])),
+        tokenizer=base_tokenizer,
         boxes=config["task"]["boxes"],
         layout=config["dataset"]["layout"],
         rows=rows_so_far,
@@ -34,7 +34,7 @@ rule generate_desideratum:
     conda:
         CONDA
     params:
-        tokenizer=str(tokenizer_folder(CHECKPOINTS[BASE])),
+        tokenizer=base_tokenizer,
         boxes=config["task"]["boxes"],
         rows=desideratum_rows,
         sets=config["desiderata"]["sets"],
