@@ -97,12 +97,11 @@ class BoxTask:
         for piece, mark in pieces:
             end = start + len(piece)
             if mark:
-                found = {encoding.char_to_token(c) for c in range(start, end)}
-                found.discard(None)  # the space before the word, where the tokenizer gives it to no token
-                token = found.pop() if len(found) == 1 else None
-                if token is None or offsets[token][0] < start or offsets[token][1] > end:
+                # A lone space may have the empty offsets (a, a), and the bytes of one character each have all of it.
+                found = [i for i, (a, b) in enumerate(offsets) if a < end and max(a + 1, b) > start]
+                if len(found) != 1 or offsets[found[0]][0] < start or offsets[found[0]][1] > end:
                     raise InputError(f"{piece.strip()!r} is not one token in {text!r}")
-                tokens[mark].append(token)
+                tokens[mark] += found
             start = end
         if offsets[-1][1] != len(text):  # an end-of-text token, say
             raise InputError(f"the tokenizer writes a token after {text!r}; allowed: none")
