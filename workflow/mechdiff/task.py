@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from mechdiff.errors import InputError
 
 LABELS = tuple(string.ascii_uppercase)
+UNKNOWN = "\U00013080"  # a word that no vocabulary has: where it is one token, that is the token of all unknown words
 Pieces = list[tuple[str, str]]  # (text, mark): a marked piece is a space and one word
 
 
@@ -110,7 +111,7 @@ class BoxTask:
     def _usable(self, kind: str, words: Sequence[str]) -> dict[str, int]:
         """Word -> id, for words that are one token, the same one, wherever the template can put them."""
         ids = {}
-        for word in words:
+        for word in (*words, UNKNOWN):
             scene = Scene((word, word), ("A", "A"), 0) if kind == "object" else Scene(("x", "x"), (word, word), 0)
             marks = {"object"} if kind == "object" else {"label", "query"}
             pieces = [(piece, mark if mark in marks else "") for piece, mark in _pieces(scene, scene.labels[0])]
@@ -123,7 +124,7 @@ class BoxTask:
             places = {tokens[i] for mark in marks for i in marked[mark]}
             if len(places) == 1:
                 ids[word] = places.pop()
-        shared = {i for i in ids.values() if list(ids.values()).count(i) > 1}  # an unknown-word token, say
+        shared = {i for i in ids.values() if list(ids.values()).count(i) > 1}  # as unknown words do
         return {word: i for word, i in ids.items() if i not in shared}
 
 
