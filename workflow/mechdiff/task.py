@@ -75,6 +75,11 @@ class BoxTask:
                     f" tokenizer; not one token in place: {', '.join(self.dropped) or 'none'}"
                 )
 
+    @property
+    def words(self) -> dict[str, int | list[str]]:
+        """For records and readers: how many objects and labels are usable, and what was dropped."""
+        return {"objects": len(self.objects), "labels": len(self.labels), "dropped": list(self.dropped)}
+
     def write(self, scene: Scene, query_label: str | None = None) -> Prompt:
         """The prompt of a scene; ``query_label`` stands in for the queried box's own label (noise, ablation means)."""
         return self.encode(_pieces(scene, query_label or scene.labels[scene.query]))
