@@ -42,6 +42,11 @@ def test_words_that_are_not_one_token_are_dropped_and_named():
     assert task.dropped == ("ice cream", "t-shirt", "zebra", "unicorn"), "unknown words share a token, so they go too"
 
 
+def test_the_only_unknown_word_is_dropped_too():
+    task = BoxTask(word_tokenizer([*TEMPLATE, *LABELS[1:], "apple", "book"]), 2, ["apple", "zebra", "book"])
+    assert task.dropped == ("zebra", "A")
+
+
 def byte_level(merged: list[str]) -> Tokenizer:
     """Byte-level BPE in which the words of ``merged`` are whole tokens with their leading space."""
     vocabulary, merges = {}, []

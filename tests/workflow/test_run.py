@@ -225,6 +225,8 @@ def test_every_row_of_every_table_is_there(finished):
     assert len(pd.read_csv(tables / "table_activation_patching.csv")) == 2 * 2 * 4 * 3
     assert len(pd.read_csv(tables / "table_A11_positional.csv")) == 11
     assert len(pd.read_csv(tables / "table_A12_A13_examples.csv")) == 14
+    words = "100 objects and 26 labels; dropped, because they are not: none."
+    assert words in (tables / "table_A12_A13_examples.md").read_text()
     assert len(pd.read_csv(tables / "table_attention_knockout.csv")) == 2 * 5 * 6
     assert set(pd.read_csv(tables / "table_cmap.csv")["recipient"]) == {"mini-llama", "mini-goat"}
     assert len(pd.read_csv(tables / "table_planted.csv")) == 2 * 2 * 4

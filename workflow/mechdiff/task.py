@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from mechdiff.errors import InputError
 
 LABELS = tuple(string.ascii_uppercase)
+UNKNOWN = "\U00013080"  # a word that no vocabulary has: where it is one token, that is the token of all unknown words
 Pieces = list[tuple[str, str]]  # (text, mark): a marked piece is a space and one word
 
 
@@ -74,6 +75,11 @@ class BoxTask:
                     f" tokenizer; not one token in place: {', '.join(self.dropped) or 'none'}"
                 )
 
+    @property
+    def words(self) -> dict[str, int | list[str]]:
+        """For records and readers: how many objects and labels are usable, and what was dropped."""
+        return {"objects": len(self.objects), "labels": len(self.labels), "dropped": list(self.dropped)}
+
     def write(self, scene: Scene, query_label: str | None = None) -> Prompt:
         """The prompt of a scene; ``query_label`` stands in for the queried box's own label (noise, ablation means)."""
         return self.encode(_pieces(scene, query_label or scene.labels[scene.query]))
@@ -97,12 +103,11 @@ class BoxTask:
         for piece, mark in pieces:
             end = start + len(piece)
             if mark:
-                found = {encoding.char_to_token(c) for c in range(start, end)}
-                found.discard(None)  # the space before the word, where the tokenizer gives it to no token
-                token = found.pop() if len(found) == 1 else None
-                if token is None or offsets[token][0] < start or offsets[token][1] > end:
+                # A lone space may have the empty offsets (a, a), and the bytes of one character each have all of it.
+                found = [i for i, (a, b) in enumerate(offsets) if a < end and max(a + 1, b) > start]
+                if len(found) != 1 or offsets[found[0]][0] < start or offsets[found[0]][1] > end:
                     raise InputError(f"{piece.strip()!r} is not one token in {text!r}")
-                tokens[mark].append(token)
+                tokens[mark] += found
             start = end
         if offsets[-1][1] != len(text):  # an end-of-text token, say
             raise InputError(f"the tokenizer writes a token after {text!r}; allowed: none")
@@ -111,7 +116,7 @@ class BoxTask:
     def _usable(self, kind: str, words: Sequence[str]) -> dict[str, int]:
         """Word -> id, for words that are one token, the same one, wherever the template can put them."""
         ids = {}
-        for word in words:
+        for word in (*words, UNKNOWN):
             scene = Scene((word, word), ("A", "A"), 0) if kind == "object" else Scene(("x", "x"), (word, word), 0)
             marks = {"object"} if kind == "object" else {"label", "query"}
             pieces = [(piece, mark if mark in marks else "") for piece, mark in _pieces(scene, scene.labels[0])]
@@ -124,7 +129,7 @@ class BoxTask:
             places = {tokens[i] for mark in marks for i in marked[mark]}
             if len(places) == 1:
                 ids[word] = places.pop()
-        shared = {i for i in ids.values() if list(ids.values()).count(i) > 1}  # an unknown-word token, say
+        shared = {i for i in ids.values() if list(ids.values()).count(i) > 1}  # as unknown words do
         return {word: i for word, i in ids.items() if i not in shared}
 
 

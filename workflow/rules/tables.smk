@@ -222,6 +222,7 @@ rule table_positional:
 rule table_examples:
     input:
         desiderata=[f"{RUN}/desiderata/{name}.parquet" for name in USED],
+        words=f"{RUN}/desiderata/{USED[0]}.record.json",  # its notes: what is usable, what was dropped
     output:
         **table_files("table_A12_A13_examples", FUNCTION, "Tables A12, A13", "Examples of desiderata"),
     log:

@@ -18,7 +18,7 @@ if __name__ == "__main__":
         p, split = snakemake.params, snakemake.wildcards.split
         tokenizer = read_tokenizer(p.tokenizer)
         task = BoxTask(tokenizer, p.boxes, read_objects(snakemake.input.objects))
-        notes["dropped, not one token in place"] = list(task.dropped)
+        notes["words"] = task.words
         if task.dropped:
             print(f"mechdiff: dropped, not one token in place: {', '.join(task.dropped)}", file=sys.stderr)
         build_split(task, split, p.rows, p.seed, p.layout).to_parquet(snakemake.output.split, index=False)

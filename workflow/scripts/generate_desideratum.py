@@ -18,7 +18,7 @@ if __name__ == "__main__":
         p, name = snakemake.params, snakemake.wildcards.desideratum
         tokenizer = read_tokenizer(p.tokenizer)
         task = BoxTask(tokenizer, p.boxes, read_objects(snakemake.input.objects))
-        notes["dropped, not one token in place"] = list(task.dropped)
+        notes["words"] = task.words
         if task.dropped:
             print(f"mechdiff: dropped, not one token in place: {', '.join(task.dropped)}", file=sys.stderr)
         build_desideratum(task, name, p.rows, p.sets, p.seed).to_parquet(snakemake.output.split, index=False)

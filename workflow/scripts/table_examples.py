@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mechdiff.columns import read_each
-from mechdiff.provenance import job
+from mechdiff.provenance import job, read_record
 from mechdiff.tables.functions import examples_table
 from mechdiff.tables.writing import write_table
 
@@ -18,9 +18,12 @@ if __name__ == "__main__":
         p = snakemake.params
         tables = read_each(pd.read_parquet, p.desiderata, snakemake.input.desiderata)
         exact = examples_table(tables)
+        words = read_record(snakemake.input.words)["notes"]["words"]
         caption = (
             "Tables A12 and A13: the first row of each desideratum, as this run used it. Heads that carry what it"
-            " names, patched from the alternate into the original, turn the original's answer into the target. Seed"
-            f" {p.seed}."
+            " names, patched from the alternate into the original, turn the original's answer into the target."
+            " All prompts of this run are written from words that are one token in place with the base's tokenizer:"
+            f" {words['objects']} objects and {words['labels']} labels; dropped, because they are not:"
+            f" {', '.join(words['dropped']) or 'none'}. Seed {p.seed}."
         )
         write_table(exact, exact.drop(columns="desideratum"), caption, snakemake.output)
