@@ -26,7 +26,7 @@ least_accuracy: 0
 dataset: { rows: { discovery: 4, means: 4, minimality: 4, evaluation: 4 } }
 desiderata: { rows: { train: 8, validation: 4, test: 4 }, sets: 2 }
 dcm: { batch_size: 8 }
-stability: { resamples: 20 }
+stability: { resamples: 100 }
 completeness: { random_subsets: 2 }
 evaluation: { random_circuits: 1, resamples: 100 }
 models:
