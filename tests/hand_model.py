@@ -45,6 +45,9 @@ class HandNetwork(nn.Module):
         self.attentions = nn.ModuleList(layers)
         self.mlp_factor = torch.tensor([1.0, 2.0 if mlp else 1.0])
 
+    def get_input_embeddings(self) -> SimpleNamespace:
+        return SimpleNamespace(weight=self.mlp_factor)  # for its device
+
     def forward(self, input_ids: Tensor, use_cache: bool, logits_to_keep: int) -> SimpleNamespace:
         stream = torch.stack([input_ids.double(), torch.zeros_like(input_ids).double()], -1)
         for attention in self.attentions:

@@ -97,7 +97,7 @@ def test_a_circuit_is_evaluated_once_however_often_it_is_asked_for(scenes):
     means, rows = run.mean_outputs(), []
     one = Circuit((Group("A", Position.LAST, (Head(0, 0),)),))
     same = Circuit((Group("A", Position.LAST, (Head(0, 0),)),))
-    counts = count_correct(run, means, [one, same, NOBODY], {NOBODY: -1}, rows.append)
+    counts = count_correct(run, means, [one, same, NOBODY], {NOBODY: -1}, done=rows.append)
     assert counts[NOBODY] == -1 and len(counts) == 2 and sum(rows) == len(scenes)
     assert counts[one] == circuits_correct(run, means, [one]).sum()
 

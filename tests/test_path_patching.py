@@ -14,6 +14,7 @@ from mechdiff.heads import Head, Position
 from mechdiff.hooks import capture_outputs, editing_outputs, last_logits
 from mechdiff.path_patching import (
     Step,
+    change_table,
     ranked,
     receiver_heads,
     relative_changes,
@@ -189,7 +190,8 @@ def test_no_hook_is_left_behind_even_after_an_error():
 
 
 def test_the_table_has_mean_standard_error_and_n():
-    table = score_table("m", "A", {Head(0, 1): torch.tensor([-0.5, -0.1, 0.0, 0.2], dtype=torch.float64)})
+    changes = {Head(0, 1): torch.tensor([-0.5, -0.1, 0.0, 0.2], dtype=torch.float64)}
+    table = score_table("m", "A", change_table(changes))
     row = table.iloc[0]
     assert (row["model"], row["group"], row["layer"], row["head"], row["n"]) == ("m", "A", 0, 1, 4)
     assert row["score"] == pytest.approx(-0.1)

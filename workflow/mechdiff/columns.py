@@ -6,9 +6,11 @@ Light to import: a table needs none of what an experiment needs.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+import pandas as pd
 
 T, K = TypeVar("T"), TypeVar("K", bound=Hashable)
 
@@ -21,6 +23,15 @@ FUNCTIONAL, ALL = "functional", "all"  # which heads of a group are patched acro
 def read_each(read: Callable[[str], T], names: Iterable[K], files: Iterable[str]) -> dict[K, T]:
     """Name -> what ``read`` makes of its file; as many files as names."""
     return {name: read(file) for name, file in zip(names, files, strict=True)}
+
+
+def read_shards(names: Iterable[K], files: Sequence[str]) -> dict[K, pd.DataFrame]:
+    """Name -> what the shards of its job wrote, one after the other; as many files for each name."""
+    names = list(names)
+    shards = len(files) // len(names)
+    tables = [pd.read_parquet(file) for file in files]
+    parts = (tables[i * shards : (i + 1) * shards] for i in range(len(names)))
+    return {name: pd.concat(part, ignore_index=True) for name, part in zip(names, parts, strict=True)}
 
 
 def not_evaluated(*checks: str) -> str | None:

@@ -30,6 +30,7 @@ from mechdiff.checkpoints import (
 from mechdiff.errors import InputError
 from mechdiff.heads import head_count
 from mechdiff.hub import fetched_folder, latest_commit
+from mechdiff.shards import most_shards
 from mechdiff.task import BoxTask
 
 LOGITS = "logits"  # the receiver of the first step of a plan
@@ -50,6 +51,7 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     _check_models(filled)
     _check_plan(filled)
     _check_per_model(filled)
+    _check_shards(filled)
     _check_task(filled)
     return filled
 
@@ -290,6 +292,15 @@ def _check_per_model(config: Mapping[str, Any]) -> None:
             if name not in config["models"]:
                 allowed = ", ".join(config["models"])
                 raise InputError(f"{key}.per_model: unknown model {name!r}; allowed: {allowed}")
+
+
+def _check_shards(config: Mapping[str, Any]) -> None:
+    rows, shards = config["dataset"]["rows"], config["shards"]
+    most = {"path_patching": most_shards(rows["discovery"]), "minimality": most_shards(rows["minimality"])}
+    most["activation_patching"] = config["desiderata"]["sets"]
+    for rule, number in shards.items():
+        if number > most[rule]:
+            raise InputError(f"shards.{rule}: {number} is not allowed; allowed: at most {most[rule]}")
 
 
 def _check_task(config: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from mechdiff.engine.edits import Edit, Keep
 from mechdiff.engine.run import Run
 from mechdiff.heads import Circuit, Group, Position
 from mechdiff.models import PatchableModel
+from mechdiff.shards import blocks
 
 
 def model_correct(run: Run) -> np.ndarray:
@@ -75,12 +76,18 @@ def count_correct(
     means: Tensor,
     circuits: Iterable[Circuit],
     counts: dict[Circuit, int],
+    some: Sequence[slice] | None = None,
     done: Callable[[int], None] = lambda rows: None,
 ) -> dict[Circuit, int]:
-    """Right answers by circuit, into ``counts``, for those not in it yet; done as above."""
+    """Right answers by circuit, into ``counts``, for those not in it yet, over some blocks of the examples or all;
+    done as above."""
     wanted = list(dict.fromkeys(circuit for circuit in circuits if circuit not in counts))
     if wanted:
-        counts.update(zip(wanted, circuits_correct(run, means, wanted, done).sum(1).tolist(), strict=True))
+        counts.update(dict.fromkeys(wanted, 0))
+        for block in blocks(len(run.examples)) if some is None else some:
+            right = circuits_correct(run.take(block), means, wanted, done).sum(1).tolist()
+            for circuit, count in zip(wanted, right, strict=True):
+                counts[circuit] += count
     return counts
 
 

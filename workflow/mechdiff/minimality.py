@@ -12,7 +12,7 @@ undefined: v is kept, and the table says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations_with_replacement
 from math import floor
 
@@ -40,6 +40,27 @@ def pair_circuits(circuit: Circuit, group: Group) -> dict[frozenset[Head], Circu
     """C without each head, and without each pair of heads, of one group."""
     removed = {frozenset(pair) for pair in combinations_with_replacement(group.heads, 2)}
     return {heads: circuit.without(group.name, heads) for heads in sorted(removed, key=sorted)}
+
+
+def count_pairs(circuit: Circuit, evaluate: Evaluate, n: int) -> pd.DataFrame:
+    """Step 1 for some of the examples: group, head, other, n_correct, n; head = other for one head removed."""
+    rows = []
+    for group in circuit.groups:
+        pairs = pair_circuits(circuit, group)
+        counts = evaluate(group.name, list(pairs.values()))
+        for heads, without in pairs.items():
+            rows.append((group.name, str(min(heads)), str(max(heads)), counts[without], n))
+    return pd.DataFrame(rows, columns=PAIRS)
+
+
+def pair_counts(circuit: Circuit, shards: Sequence[pd.DataFrame]) -> dict[Circuit, int]:
+    """Right answers of the circuits that :func:`count_pairs` counted, over all shards; none without shards."""
+    counts: dict[Circuit, int] = {}
+    for table in shards:
+        for group, head, other, n_correct, _ in table.itertuples(index=False):
+            without = circuit.without(group, {Head.parse(head), Head.parse(other)})
+            counts[without] = counts.get(without, 0) + n_correct
+    return counts
 
 
 def context_size(heads: int, fraction: float) -> int:
@@ -81,16 +102,12 @@ def minimality(
             kept, note.
         the pruned circuit, its heads in the order they had.
     """
-    pair_rows, score_rows, pruned = [], [], []
+    score_rows, pruned = [], []
+    pairs = count_pairs(circuit, evaluate, n)
     for group in circuit.groups:
-        pairs = pair_circuits(circuit, group)
-        counts = evaluate(group.name, list(pairs.values()))
-        correct = {heads: counts[c] for heads, c in pairs.items()}
-        for heads, count in correct.items():
-            first, second = min(heads), max(heads)
-            pair_rows.append(
-                {"group": group.name, "head": str(first), "other": str(second), "n_correct": count, "n": n}
-            )
+        of_group = pairs[pairs["group"] == group.name]
+        removed = zip(of_group["head"], of_group["other"], of_group["n_correct"], strict=True)
+        correct = {frozenset({Head.parse(head), Head.parse(other)}): count for head, other, count in removed}
         contexts = {head: context_set(group, head, correct, fraction) for head in group.heads}
         tests = {
             head: (circuit.without(group.name, k), circuit.without(group.name, (*k, head)))
@@ -119,4 +136,4 @@ def minimality(
             )
         pruned.append(Group(group.name, group.position, tuple(kept)))
     scores = pd.DataFrame(score_rows, columns=SCORES).astype({"score": "Float64"})
-    return pd.DataFrame(pair_rows, columns=PAIRS), scores, Circuit(tuple(pruned))
+    return pairs, scores, Circuit(tuple(pruned))

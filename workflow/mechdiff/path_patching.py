@@ -27,6 +27,7 @@ from torch import Tensor
 from mechdiff.engine.edits import Part, PathPatch
 from mechdiff.engine.run import Run
 from mechdiff.heads import Circuit, Group, Head, Position, head_count
+from mechdiff.shards import blocks
 
 
 @dataclass(frozen=True)
@@ -54,38 +55,33 @@ def relative_changes(
     position: Position,
     receivers: Sequence[Head] | None,
     via: Part | None,
+    some: Sequence[slice] | None = None,
     done: Callable[[int], None] = lambda rows: None,
 ) -> dict[Head, Tensor]:
-    """(p_patch - p_org) / p_org per sender head [N], float64; receivers None means the logits.
+    """(p_patch - p_org) / p_org per sender head [N], float64.
 
-    run, noise: one model on the original and on the noise prompts. ``done(rows)``: senders times examples finished.
+    run, noise: one model on the original and on the noise prompts; receivers None: the logits; some: blocks of the
+    examples, all of them unless said. ``done(rows)``: senders times examples finished.
     """
     heads, into = run.model.heads, None if receivers is None else tuple(receivers)
-    original, patched = run.evaluate([PathPatch(head, position, into, via) for head in heads], noise, done)
-    changes = torch.expm1(patched.log_probability - original.log_probability)
-    return dict(zip(heads, changes, strict=True))
+    edits, parts = [PathPatch(head, position, into, via) for head in heads], []
+    for block in blocks(len(run.examples)) if some is None else some:
+        original, patched = run.take(block).evaluate(edits, noise.take(block), done)
+        parts.append(torch.expm1(patched.log_probability - original.log_probability))
+    return dict(zip(heads, torch.cat(parts, 1), strict=True))
 
 
 def change_table(changes: Mapping[Head, Tensor]) -> pd.DataFrame:
     """One row per example, one column per head, as it is printed."""
-    return pd.DataFrame({str(head): change.float().numpy() for head, change in changes.items()})
+    return pd.DataFrame({str(head): change.numpy() for head, change in changes.items()})
 
 
-def score_table(model_name: str, group: str, changes: Mapping[Head, Tensor]) -> pd.DataFrame:
+def score_table(model_name: str, group: str, changes: pd.DataFrame) -> pd.DataFrame:
     """One row per sender head: model, group, layer, head, score (mean), stderr (of the mean), n (examples)."""
-    rows = [
-        {
-            "model": model_name,
-            "group": group,
-            "layer": head.layer,
-            "head": head.index,
-            "score": change.mean().item(),
-            "stderr": (change.std() / len(change) ** 0.5).item(),
-            "n": len(change),
-        }
-        for head, change in changes.items()
-    ]
-    return pd.DataFrame(rows, columns=["model", "group", "layer", "head", "score", "stderr", "n"])
+    heads, n = [Head.parse(name) for name in changes], len(changes)
+    columns = {"model": model_name, "group": group, "layer": [h.layer for h in heads], "head": [h.index for h in heads]}
+    columns |= {"score": changes.mean().to_numpy(), "stderr": changes.std().to_numpy() / n**0.5 if n else [], "n": n}
+    return pd.DataFrame(columns)
 
 
 def ranked(scores: pd.DataFrame) -> list[Head]:

@@ -25,6 +25,7 @@ from typing import Any
 
 from mechdiff import __version__
 from mechdiff.errors import InputError
+from mechdiff.staging import staged
 
 PACKAGE = Path(__file__).resolve().parent
 PACKAGES = (
@@ -97,9 +98,9 @@ def write_text(path: str | Path, text: str) -> None:
 def job(snakemake: Any) -> Iterator[dict[str, Any]]:
     """Run a script's body as a recorded job.
 
-    Yields a dictionary for what the body wants to have noted. Writes the rule's ``record`` output, if it has one, when
-    the body ends well. An InputError or a file that cannot be written ends the script with its one line, on stderr and
-    in the rule's log, and no traceback.
+    Yields a dictionary for what the body wants to have noted. While it runs ``snakemake.output`` names files that are
+    moved into place when it ends well, with the rule's ``record``, if it has one. An InputError or a file that cannot
+    be written ends the script with its one line, on stderr and in the rule's log, and no traceback.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA refuses to be deterministic without
     if torch := sys.modules.get("torch"):  # scripts that compute have imported it; the others need not wait for it
@@ -107,25 +108,15 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
         torch.use_deterministic_algorithms(True)
     started, clock, notes = datetime.now(UTC), time.monotonic(), {}
     try:
-        inputs = hashed_files(snakemake.input)
-        yield notes
-        record_file = snakemake.output.get("record")
-        if record_file:
-            record = {
-                "mechdiff": __version__,
-                "rule": snakemake.rule,
-                "wildcards": dict(snakemake.wildcards.items()),
-                "params": dict(snakemake.params.items()),
-                "inputs": inputs,
-                "outputs": hashed_files(path for path in snakemake.output if path != record_file),
-                "notes": notes,
-                "code": _code(snakemake.scriptdir, snakemake.rule),
-                "environment": environment(snakemake.threads),
-                "git": git_state(),
-                "started": started.isoformat(timespec="seconds"),
-                "wall_seconds": round(time.monotonic() - clock, 3),
-            }
-            write_text(record_file, json.dumps(record, indent=2, sort_keys=True) + "\n")
+        inputs, outputs = hashed_files(snakemake.input), snakemake.output
+        record_file = outputs.get("record")
+        with staged(list(outputs), last=record_file) as places:
+            snakemake.output = type(outputs)(toclone=outputs, custom_map=lambda output: str(places[output]))
+            yield notes
+            if record_file:
+                made = {place: output for output, place in places.items() if output != record_file}
+                record = _record(snakemake, inputs, made, notes, started, clock)
+                write_text(places[record_file], json.dumps(record, indent=2, sort_keys=True) + "\n")
         _log(snakemake, f"{snakemake.rule}: done in {time.monotonic() - clock:.1f} s. {json.dumps(notes)}")
     except (InputError, OSError) as error:
         print(f"mechdiff: {error}", file=sys.stderr)
@@ -134,14 +125,47 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
         sys.exit(1)
 
 
+def _record(
+    snakemake: Any,
+    inputs: list[dict[str, Any]],
+    made: Mapping[Path, str],
+    notes: Mapping[str, Any],
+    started: datetime,
+    clock: float,
+) -> dict[str, Any]:
+    """made: where each output is now -> where it will be."""
+    return {
+        "mechdiff": __version__,
+        "rule": snakemake.rule,
+        "wildcards": dict(snakemake.wildcards.items()),
+        "params": dict(snakemake.params.items()),
+        "inputs": inputs,
+        "outputs": hashed_files(made),
+        "notes": notes,
+        "code": _code(snakemake.scriptdir, snakemake.rule),
+        "environment": environment(snakemake.threads),
+        "git": git_state(),
+        "started": started.isoformat(timespec="seconds"),
+        "wall_seconds": round(time.monotonic() - clock, 3),
+    }
+
+
 def _log(snakemake: Any, line: str) -> None:
     Path(snakemake.log[0]).write_text(line + "\n", encoding="utf-8")
 
 
-def hashed_files(paths: Iterable[str]) -> list[dict[str, Any]]:
-    """Path, sha256 and size of each file; a folder stands for what is in it, less what Snakemake hides there."""
-    files = [file for path in paths for file in (_inside(Path(path)) if Path(path).is_dir() else [Path(path)])]
-    return [{"path": str(f), "sha256": file_sha256(f), "bytes": f.stat().st_size} for f in dict.fromkeys(files)]
+def hashed_files(paths: Iterable[str] | Mapping[Path, str]) -> list[dict[str, Any]]:
+    """Path, sha256 and size of each file; a folder stands for what is in it, less what Snakemake hides there.
+
+    A mapping says under which path a file is to be known.
+    """
+    named = paths if isinstance(paths, Mapping) else {Path(path): path for path in paths}
+    found = []
+    for place, path in named.items():
+        for file in _inside(place) if place.is_dir() else [place]:
+            name = str(Path(path) / file.relative_to(place)) if place.is_dir() else str(path)
+            found.append({"path": name, "sha256": file_sha256(file), "bytes": file.stat().st_size})
+    return found
 
 
 def _inside(folder: Path) -> list[Path]:

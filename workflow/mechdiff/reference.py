@@ -34,6 +34,10 @@ class PlainRun:
     examples: Examples
     batch_size: int = 100
 
+    def take(self, rows: Tensor | slice) -> PlainRun:
+        """The same model on these of the prompts."""
+        return PlainRun(self.model, self.examples.take(rows), self.batch_size)
+
     def evaluate(
         self,
         edits: Sequence[Edit],
@@ -87,7 +91,7 @@ def everything(model: PatchableModel, input_ids: Tensor) -> tuple[Kept, Tensor]:
 
 
 def _outcome(logits: Tensor, answers: Tensor) -> Outcome:
-    logits = logits.float().cpu()
+    logits = logits.cpu().to(torch.promote_types(logits.dtype, torch.float32))
     logit = logits.gather(1, answers[:, None])[:, 0]
     log_probability = logits.double().log_softmax(-1).gather(1, answers[:, None])[:, 0]
     return Outcome(logit, log_probability, logits.argmax(-1))

@@ -34,7 +34,7 @@ from mechdiff.heads import Circuit, Position
 from mechdiff.loading import open_model
 from mechdiff.minimality import minimality
 from mechdiff.models import PatchableModel
-from mechdiff.path_patching import Step, receiver_heads, relative_changes, score_table, select_candidates
+from mechdiff.path_patching import Step, change_table, receiver_heads, relative_changes, score_table, select_candidates
 from mechdiff.seeds import stream
 from mechdiff.tables.circuits import faithfulness_table
 from mechdiff.tables.functions import cmap_table
@@ -91,7 +91,7 @@ class Study:
             if step["receiver"] != configuration.LOGITS:
                 into = receiver_heads(found[step["receiver"]], wanted[step["receiver"]])
             changes = relative_changes(clean, noise, Position(step["position"]), into, step["via"])
-            found[step["group"]] = score_table(model.name, step["group"], changes)
+            found[step["group"]] = score_table(model.name, step["group"], change_table(changes))
         return found
 
     def circuit(self, model: PatchableModel) -> Circuit:

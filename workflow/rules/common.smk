@@ -31,7 +31,8 @@ GROUPS = [entry["group"] for entry in config["plan"]]
 FINE_TUNED = [name for name in MODELS if name != BASE]
 SPLITS = list(config["dataset"]["rows"])  # in the order they are drawn
 POSITION_GROUP = next((entry["group"] for entry in config["plan"] if entry["function"] == "position"), None)
-PER_MODEL = ["completeness", "attention_knockout", "activation_patching"]  # one job each
+PER_MODEL = ["completeness", "attention_knockout"]  # one job each
+SHARDS = config["shards"]  # rule -> jobs that it is spread over
 USED = [*DESIDERATA, *(POSITIONAL if POSITION_GROUP else [])]  # desiderata
 FUNCTIONS = {entry["group"]: entry["function"] for entry in config["plan"]}
 CONDA = "../../envs/conda.yaml"  # what the rules need; used with --software-deployment-method conda
@@ -68,6 +69,7 @@ wildcard_constraints:
     split="|".join(SPLITS),
     desideratum="|".join([*DESIDERATA, *POSITIONAL]),
     seed=r"\d+",
+    shard=r"\d+",
 
 
 def code(rule_name):
@@ -87,10 +89,26 @@ def selection_plan(wildcards):
     return [{key: entry[key] for key in keys} for entry in configuration.plan_for(config, wildcards.model)]
 
 
-def receiver_scores(wildcards):
-    """The scores that name the receivers of a group; none where the logits receive."""
+def shard_files(rule_name, prefix, end="parquet"):
+    """One file for each shard of a rule, in their order."""
+    return [f"{RUN}/{rule_name}/{prefix}{shard}.{end}" for shard in range(SHARDS[rule_name])]
+
+
+def changes_of(model):
+    """Relative changes of every group, group by group, by which heads are ranked."""
+    return [file for group in GROUPS for file in shard_files("path_patching", f"{model}/{group}.")]
+
+
+def pairs_of(model):
+    """What the shards counted without pairs of heads; a single job counts for itself."""
+    return shard_files("minimality", f"{model}/pairs.") if SHARDS["minimality"] > 1 else []
+
+
+def receiver_changes(wildcards):
+    """The changes that name the receivers of a group; none where the logits receive."""
     receiver = step(wildcards)["receiver"]
-    return [] if receiver == configuration.LOGITS else f"{RUN}/path_patching/{wildcards.model}/{receiver}.parquet"
+    prefix = f"{wildcards.model}/{receiver}."
+    return [] if receiver == configuration.LOGITS else shard_files("path_patching", prefix)
 
 
 def receiver_count(wildcards):
@@ -149,7 +167,8 @@ def all_records():
         elif model.path.startswith(configuration.MADE_HERE):
             records.append(f"{model.path}/{Path(model.path).name}")
         records += [f"{RUN}/models/{name}/check", f"{RUN}/models/{name}/means"]
-        records += [f"{RUN}/path_patching/{name}/{group}" for group in GROUPS]
+        shards = [*changes_of(name), *pairs_of(name), *shard_files("activation_patching", f"{name}.")]
+        records += [file.removesuffix(".parquet") for file in shards]
         records += [f"{RUN}/candidates/{name}", f"{RUN}/minimality/{name}/minimality", f"{RUN}/dcm/{name}/dcm"]
         records += [f"{RUN}/{rule}/{name}" for rule in PER_MODEL]
         records += [f"{RUN}/evaluation/{circuit}/{name}" for circuit in MODELS]

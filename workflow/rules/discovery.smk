@@ -3,13 +3,12 @@ rule path_patching:
         model=model_files,
         check=f"{RUN}/models/{{model}}/check.json",
         discovery=f"{RUN}/dataset/discovery.parquet",
-        receivers=receiver_scores,
+        receivers=receiver_changes,
     output:
-        scores=f"{RUN}/path_patching/{{model}}/{{group}}.parquet",
-        changes=f"{RUN}/path_patching/{{model}}/{{group}}.changes.parquet",
-        record=f"{RUN}/path_patching/{{model}}/{{group}}.record.json",
+        changes=f"{RUN}/path_patching/{{model}}/{{group}}.{{shard}}.parquet",
+        record=f"{RUN}/path_patching/{{model}}/{{group}}.{{shard}}.record.json",
     log:
-        f"{RUN}/logs/path_patching/{{model}}/{{group}}.log",
+        f"{RUN}/logs/path_patching/{{model}}/{{group}}.{{shard}}.log",
     conda:
         CONDA
     params:
@@ -17,10 +16,11 @@ rule path_patching:
         position=lambda w: step(w)["position"],
         via=lambda w: step(w)["via"],
         receivers=receiver_count,
+        shards=SHARDS["path_patching"],
         memory=config["memory"],
         code=code("path_patching"),
     message:
-        "{wildcards.model}: path patching, group {wildcards.group}"
+        "{wildcards.model}: path patching, group {wildcards.group}, shard {wildcards.shard}"
     script:
         "../scripts/path_patching.py"
 
@@ -28,10 +28,10 @@ rule path_patching:
 rule select_candidates:
     input:
         discovery=f"{RUN}/dataset/discovery.parquet",
-        scores=[f"{RUN}/path_patching/{{model}}/{group}.parquet" for group in GROUPS],
-        changes=[f"{RUN}/path_patching/{{model}}/{group}.changes.parquet" for group in GROUPS],
+        changes=lambda w: changes_of(w.model),
     output:
         candidates=f"{RUN}/candidates/{{model}}.json",
+        scores=f"{RUN}/candidates/{{model}}.scores.parquet",
         stability=f"{RUN}/candidates/{{model}}.stability.parquet",
         record=f"{RUN}/candidates/{{model}}.record.json",
     log:
@@ -49,8 +49,34 @@ rule select_candidates:
         "../scripts/select_candidates.py"
 
 
+rule minimality_pairs:
+    input:
+        model=model_files,
+        check=f"{RUN}/models/{{model}}/check.json",
+        minimality=f"{RUN}/dataset/minimality.parquet",
+        means=f"{RUN}/models/{{model}}/means.safetensors",
+        candidates=f"{RUN}/candidates/{{model}}.json",
+    output:
+        pairs=f"{RUN}/minimality/{{model}}/pairs.{{shard}}.parquet",
+        record=f"{RUN}/minimality/{{model}}/pairs.{{shard}}.record.json",
+    log:
+        f"{RUN}/logs/minimality_pairs/{{model}}.{{shard}}.log",
+    conda:
+        CONDA
+    params:
+        model=model_entry,
+        shards=SHARDS["minimality"],
+        memory=config["memory"],
+        code=code("minimality_pairs"),
+    message:
+        "{wildcards.model}: minimality, pairs of heads, shard {wildcards.shard}"
+    script:
+        "../scripts/minimality_pairs.py"
+
+
 rule minimality:
     input:
+        pairs=lambda w: pairs_of(w.model),
         model=model_files,
         check=f"{RUN}/models/{{model}}/check.json",
         minimality=f"{RUN}/dataset/minimality.parquet",

@@ -2,7 +2,7 @@ rule figure_1:
     input:
         circuit=f"{RUN}/minimality/{BASE}/circuit.json",
         patterns=f"{RUN}/attention_patterns/{BASE}.parquet",
-        changes=[f"{RUN}/path_patching/{BASE}/{group}.changes.parquet" for group in GROUPS],
+        changes=changes_of(BASE),
         discovery=f"{RUN}/dataset/discovery.parquet",
         evaluation=f"{RUN}/dataset/evaluation.parquet",
     output:

@@ -38,19 +38,21 @@ rule activation_patching:
         desiderata=[f"{RUN}/desiderata/{desideratum}.parquet" for desideratum in DESIDERATA],
         functional=expand(f"{RUN}/dcm/{{circuit}}/functional.json", circuit=MODELS),
     output:
-        correct=f"{RUN}/activation_patching/{{model}}.parquet",
-        record=f"{RUN}/activation_patching/{{model}}.record.json",
+        correct=f"{RUN}/activation_patching/{{model}}.{{shard}}.parquet",
+        record=f"{RUN}/activation_patching/{{model}}.{{shard}}.record.json",
     log:
-        f"{RUN}/logs/activation_patching/{{model}}.log",
+        f"{RUN}/logs/activation_patching/{{model}}.{{shard}}.log",
     conda:
         CONDA
     params:
         model=model_entry,
         circuits=MODELS,
+        sets=config["desiderata"]["sets"],
+        shards=SHARDS["activation_patching"],
         memory=config["memory"],
         code=code("activation_patching"),
     message:
-        "{wildcards.model}: activation patching"
+        "{wildcards.model}: activation patching, shard {wildcards.shard}"
     script:
         "../scripts/activation_patching.py"
 

@@ -131,7 +131,7 @@ rule table_overlap:
 rule table_causal_impact:
     input:
         circuits=CIRCUITS,
-        scores=[f"{RUN}/path_patching/{model}/{group}.parquet" for model in MODELS for group in GROUPS],
+        scores=expand(f"{RUN}/candidates/{{model}}.scores.parquet", model=MODELS),
     output:
         **table_files("table_causal_impact", SAME, "Data of Figures A5, A7", "Causal impact of heads"),
     log:
@@ -141,7 +141,6 @@ rule table_causal_impact:
     params:
         base=BASE,
         models=MODELS,
-        groups=GROUPS,
         code=code("table_causal_impact"),
     message:
         "Data of Figures A5, A7: Causal impact of heads"
@@ -175,7 +174,7 @@ rule table_dcm:
 
 rule table_activation_patching:
     input:
-        found=expand(f"{RUN}/activation_patching/{{model}}.parquet", model=MODELS),
+        found=[file for model in MODELS for file in shard_files("activation_patching", f"{model}.")],
         checks=CHECKS,
     output:
         **table_files("table_activation_patching", FUNCTION, "Data of Figures 3, A8, A9", "Activation patching"),
@@ -351,6 +350,7 @@ rule seal_run:
     conda:
         CONDA
     params:
+        run=RUN,
         code=code("seal_run"),
     message:
         "Seal the records of the run"

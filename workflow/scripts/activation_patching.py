@@ -12,6 +12,7 @@ from mechdiff.heads import Circuit
 from mechdiff.loading import open_model
 from mechdiff.progress import progress
 from mechdiff.provenance import job
+from mechdiff.shards import share
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        p, name, found = snakemake.params, snakemake.wildcards.model, [pd.DataFrame(columns=COLUMNS)]
+        p, w, found = snakemake.params, snakemake.wildcards, [pd.DataFrame(columns=COLUMNS)]
         circuits = read_each(Circuit.read, p.circuits, snakemake.input.functional)
         patches = sum(len(circuit.groups) for circuit in circuits.values())
+        sets = share(range(p.sets), int(w.shard), p.shards)
         if patches and not not_evaluated(snakemake.input.check):
             tables = [pd.read_parquet(file).query("part == 'patching'") for file in snakemake.input.desiderata]
+            tables = [table[table["set"] == each] for each in sets for table in tables]
             model = open_model(Checkpoint.from_params(p.model))
-            with progress(f"{name}: activation patching", patches * sum(map(len, tables)), "rows") as bar:
+            with progress(f"{w.model}: activation patching", patches * sum(map(len, tables)), "rows") as bar:
                 found = [
                     activation_patching(circuits, Pairs.of(model, table, p.memory), table, bar.update)
                     for table in tables

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import read_each
+from mechdiff.columns import read_shards
 from mechdiff.figures.circuit import circuit_figure, circuit_parts
 from mechdiff.figures.style import nothing_figure, save
 from mechdiff.heads import Circuit
@@ -21,7 +21,7 @@ if __name__ == "__main__":
         p, inputs = snakemake.params, snakemake.input
         circuit, patterns = Circuit.read(inputs.circuit), pd.read_parquet(inputs.patterns)
         shown, scenes = pd.read_parquet(inputs.evaluation).iloc[0], pd.read_parquet(inputs.discovery)["scene_id"]
-        changes = read_each(pd.read_parquet, p.names, inputs.changes)
+        changes = read_shards(p.names, inputs.changes)
         figure, caption = nothing_figure(), f"Figure 1: {p.base} has no circuit: it was not evaluated."
         if circuit.nodes():
             edges = compositions(circuit, p.plan, changes, scenes, p.resamples, p.seed)

@@ -11,7 +11,7 @@ from mechdiff.evaluation import count_correct
 from mechdiff.examples import clean_examples
 from mechdiff.heads import Circuit
 from mechdiff.loading import open_model
-from mechdiff.minimality import minimality
+from mechdiff.minimality import minimality, pair_counts
 from mechdiff.progress import progress
 from mechdiff.provenance import job, write_text
 
@@ -29,11 +29,11 @@ if __name__ == "__main__":
         sizes = [len(group.heads) for group in candidates.groups]
         most = sum(k * (k + 1) // 2 + 2 * k for k in sizes) * len(examples)  # circuits asked for twice are run once
         with progress(f"{name}: minimality", most, "rows") as bar:
-            counts: dict[Circuit, int] = {}
+            counts = pair_counts(candidates, [pd.read_parquet(file) for file in snakemake.input.pairs])
 
             def evaluate(group: str, circuits: list[Circuit]) -> dict[Circuit, int]:
                 bar.set_postfix_str(f"group {group}", refresh=False)
-                return count_correct(run, means, circuits, counts, bar.update)
+                return count_correct(run, means, circuits, counts, done=bar.update)
 
             pairs, scores, circuit = minimality(candidates, evaluate, len(examples), p.fraction, p.threshold)
         pairs.to_parquet(snakemake.output.pairs, index=False)

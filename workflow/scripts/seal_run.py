@@ -1,7 +1,6 @@
 """Rule seal_run: seal the records of every job of the run in one manifest."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechdiff.provenance import build_manifest, job, write_text
@@ -12,5 +11,5 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        manifest = build_manifest(str(Path(snakemake.output.manifest).parent), snakemake.input.records)
+        manifest = build_manifest(snakemake.params.run, snakemake.input.records)
         write_text(snakemake.output.manifest, json.dumps(manifest, indent=2, sort_keys=True) + "\n")

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.path_patching import Step, select_candidates
+from mechdiff.columns import read_shards
+from mechdiff.path_patching import Step, score_table, select_candidates
 from mechdiff.provenance import job, write_text
 from mechdiff.seeds import stream
 from mechdiff.stability import chosen_shares
@@ -16,14 +17,12 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p, inputs = snakemake.params, snakemake.input
-        groups = [entry["group"] for entry in p.plan]
-        scores, changes = (
-            {group: pd.read_parquet(file) for group, file in zip(groups, files, strict=True)}
-            for files in (inputs.scores, inputs.changes)
-        )
+        name, changes = snakemake.wildcards.model, read_shards([e["group"] for e in p.plan], inputs.changes)
+        scores = {group: score_table(name, group, table) for group, table in changes.items()}
         plan = [Step.from_config(entry, len(scores[entry["group"]])) for entry in p.plan]
         circuit, scenes = select_candidates(plan, scores), pd.read_parquet(inputs.discovery)["scene_id"]
-        rng = stream(p.seed, "stability", snakemake.wildcards.model)
+        rng = stream(p.seed, "stability", name)
         chosen = chosen_shares(plan if circuit.groups else [], changes, scenes, p.resamples, rng)
+        pd.concat(scores.values(), ignore_index=True).to_parquet(snakemake.output.scores, index=False)
         chosen.to_parquet(snakemake.output.stability, index=False)
         write_text(snakemake.output.candidates, circuit.to_json())

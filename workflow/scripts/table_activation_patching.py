@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from mechdiff.columns import not_evaluated, read_each
+from mechdiff.columns import not_evaluated, read_each, read_shards
 from mechdiff.provenance import job
 from mechdiff.tables.functions import activation_patching_table
 from mechdiff.tables.writing import INTERVALS, most, noted, rounded, with_interval, write_table
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p = snakemake.params
-        found = read_each(pd.read_parquet, p.models, snakemake.input.found)
+        found = read_shards(p.models, snakemake.input.found)
         exact = activation_patching_table(found, p.names, p.resamples, p.seed)
         reasons = read_each(not_evaluated, p.models, snakemake.input.checks)
         exact = noted(exact, "model", reasons)

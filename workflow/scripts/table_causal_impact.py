@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        p, groups = snakemake.params, len(snakemake.params.groups)
+        p = snakemake.params
         circuits = read_each(Circuit.read, p.models, snakemake.input.circuits)
-        scores = [pd.read_parquet(file) for file in snakemake.input.scores]
-        of_model = {model: pd.concat(scores[i * groups : (i + 1) * groups]) for i, model in enumerate(p.models)}
-        exact = causal_impact_table(p.base, circuits, of_model)
+        scores = read_each(pd.read_parquet, p.models, snakemake.input.scores)
+        exact = causal_impact_table(p.base, circuits, scores)
         caption = (
             f"Data of Figures A5 and A7: absolute path-patching scores of the heads of {p.base}'s circuit and of each"
             " fine-tuned model's own, in both models. A score is the mean relative change of the answer's probability."
