@@ -138,15 +138,15 @@ def test_nothing_is_made_of_a_model_without_a_circuit():
     assert knocked_out(Circuit(()), 3, np.random.default_rng(0)) == {}
     assert completeness(run, run.mean_outputs(), Circuit(()), {}).empty
     assert masks(Circuit(()), {}, Training((0.01,), 0.1, 2, 1), np.random.default_rng(0)) == {}
-    assert circuit_attention(run, Circuit(()), word_tokenizer(["a"])).empty
+    assert circuit_attention(model, run.examples, Circuit(()), word_tokenizer(["a"])).empty
 
 
 def test_a_heads_attention_is_that_of_the_models_own_weights():
     model, ids = micro_llama(2, 4, values=2, vocabulary=VOCABULARY, spread=0.5), five_tokens(6, 1)
-    run, head = Run(model, examples(ids, ids[:, 0]), MEMORY), Head(1, 3)
+    head = Head(1, 3)
     circuit = Circuit((Group("C", Position.QUERY_LABEL, (head, Head(0, 0))), Group("A", Position.LAST, ())))
     words = word_tokenizer([f"w{i}" for i in range(VOCABULARY)])
-    found = circuit_attention(run, circuit, words)
+    found = circuit_attention(model, examples(ids, ids[:, 0]), circuit, words)
     model.network.set_attn_implementation("eager")
     own = model.network(ids, output_attentions=True).attentions[1][:, 3, 3]  # from the fourth token, query_label
     np.testing.assert_allclose(found["attention"], own[0].detach(), atol=1e-6)

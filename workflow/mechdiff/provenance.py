@@ -160,12 +160,13 @@ def hashed_files(paths: Iterable[str] | Mapping[Path, str]) -> list[dict[str, An
     A mapping says under which path a file is to be known.
     """
     named = paths if isinstance(paths, Mapping) else {Path(path): path for path in paths}
-    found = []
+    found: dict[str, dict[str, Any]] = {}
     for place, path in named.items():
         for file in _inside(place) if place.is_dir() else [place]:
             name = str(Path(path) / file.relative_to(place)) if place.is_dir() else str(path)
-            found.append({"path": name, "sha256": file_sha256(file), "bytes": file.stat().st_size})
-    return found
+            if name not in found:
+                found[name] = {"path": name, "sha256": file_sha256(file), "bytes": file.stat().st_size}
+    return list(found.values())
 
 
 def _inside(folder: Path) -> list[Path]:
