@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_what_a_killed_job_left_is_gone_when_it_is_done_again(tmp_path):
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
     time.sleep(0.1)
-    assert not os.path.exists(output) and len(list(tmp_path.iterdir())) == 1
+    assert not Path(output).exists() and len(list(tmp_path.iterdir())) == 1
     with staged([output]) as places:
         places[output].write_text("whole")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]

@@ -9,12 +9,16 @@ from mechdiff import provenance
 from mechdiff.checkpoints import checkpoint_files, tokenizer_files, tokenizer_folder
 from mechdiff.desiderata import DESIDERATA, POSITIONAL
 from mechdiff.errors import InputError
+from mechdiff.locks import hold
 from mechdiff.hub import FETCHED
 
 try:
     config = configuration.checked(config)
 except InputError as error:
     sys.exit(f"mechdiff: config: {error}")
+
+if workflow.is_main_process and not workflow.dryrun and (line := hold(".snakemake")):
+    print(f"mechdiff: {line}", file=sys.stderr)
 
 MISSING = configuration.missing_checkpoints(config)
 for line in MISSING:  # the whole run can be planned all the same; it will not start, see onstart

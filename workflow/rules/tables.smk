@@ -350,7 +350,7 @@ rule seal_run:
     conda:
         CONDA
     params:
-        run=RUN,
+        run=lambda wildcards, output: str(Path(output.manifest).parent),
         code=code("seal_run"),
     message:
         "Seal the records of the run"

@@ -1,0 +1,120 @@
+"""Runs that are killed at random moments, and go on with the same command to the same tables."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from mechdiff.audit import audit
+from micro import ROOT
+
+pytestmark = pytest.mark.whole_run
+KILLS, SEED = 18, 5
+RUN = "results/test"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    folder = new_folder(tmp_path_factory.mktemp("undisturbed"))
+    assert start(folder).wait(600) == 0, (folder / "log").read_text()
+    return folder
+
+
+def new_folder(folder: Path) -> Path:
+    """A folder for a run of the base alone, at test size, in shards."""
+    for name in ("config", "resources"):
+        shutil.copytree(ROOT / name, folder / name)
+    config = yaml.safe_load((ROOT / "config" / "test.yaml").read_text())
+    del config["models"]["mini-goat"]
+    config["dataset"]["rows"] |= {"discovery": 60, "minimality": 60}
+    config["shards"] = {"path_patching": 2, "minimality": 2, "activation_patching": 2}
+    (folder / "my.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return folder
+
+
+def start(folder: Path, before: Callable[[], None] | None = None) -> subprocess.Popen:
+    """The command that a user types, each time the same."""
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2"]
+    with (folder / "log").open("a") as log:
+        return subprocess.Popen(
+            [*command, "--configfile", "my.yaml"],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=before,
+        )
+
+
+def kill(run: subprocess.Popen, whom: str, rng: random.Random) -> None:
+    """SIGKILL for the scheduler alone, for one of its jobs, or for everything."""
+    jobs = [p for p in psutil.Process(run.pid).children(recursive=True) if "python" in p.name()]
+    if whom == "all":
+        os.killpg(run.pid, signal.SIGKILL)
+    elif whom == "job" and jobs:
+        rng.choice(jobs).kill()
+    else:
+        run.kill()
+    run.wait(600)
+
+
+def shown(folder: Path) -> dict[str, bytes]:
+    """What a reader sees: tables, figures and the verdict, by name; records have times in them."""
+    files = [file for kind in ("tables", "figures", "verdict") for file in (folder / RUN / kind).iterdir()]
+    return {file.name: file.read_bytes() for file in files if not file.name.endswith(".record.json")}
+
+
+def ends_the_same(folder: Path, undisturbed: Path) -> None:
+    assert start(folder).wait(600) == 0, (folder / "log").read_text()[-5000:]
+    assert shown(folder) == shown(undisturbed) and audit(folder / "results")
+    assert not list((folder / "results").rglob("*.part")), "nothing half-written is left"
+
+
+def test_killed_at_random_moments_it_goes_on_and_ends_the_same(undisturbed, tmp_path):
+    folder, rng, killed = new_folder(tmp_path / "killed"), random.Random(SEED), 0
+    while killed < KILLS:
+        run = start(folder)
+        time.sleep(rng.uniform(2, 9))
+        if run.poll() is not None:  # done before it could be killed: part of it is done again
+            rng.choice(sorted((folder / RUN / "path_patching" / "mini-llama").glob("*.parquet"))).unlink()
+            continue
+        kill(run, rng.choice(["scheduler", "job", "all"]), rng)
+        killed += 1
+    ends_the_same(folder, undisturbed)
+
+
+def test_a_full_disk_stops_it_with_one_line_and_it_goes_on_when_there_is_room(undisturbed, tmp_path):
+    """No file may grow beyond 20 kB: writing more fails as it does on a full disk."""
+    folder = new_folder(tmp_path / "full")
+    run = start(folder, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY)))
+    assert run.wait(600) != 0
+    log = (folder / "log").read_text()
+    assert "mechdiff: [Errno 27] File too large" in log and "Traceback" not in log
+    assert not list((folder / "results").rglob("*.part"))
+    ends_the_same(folder, undisturbed)
+
+
+def test_of_two_runs_at_once_the_second_is_refused_and_the_first_is_left_alone(undisturbed, tmp_path):
+    folder = new_folder(tmp_path / "twice")
+    first = start(folder)
+    while not list((folder / ".snakemake" / "locks").glob("*")) if (folder / ".snakemake").exists() else True:
+        assert first.poll() is None
+        time.sleep(0.1)
+    second = start(folder)
+    assert second.wait(600) != 0 and "Directory cannot be locked" in (folder / "log").read_text()
+    assert first.poll() is None
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    ends_the_same(folder, undisturbed)
