@@ -1,0 +1,210 @@
+"""What a change redoes: the jobs that read the changed value or import the changed module, what follows, nothing else.
+
+The graph is the workflow's own (snakemake --dag), where jobs that would not run are dashed. What each config key is
+read by stands here, written by hand.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mechdiff import provenance
+from micro import ROOT
+
+pytestmark = pytest.mark.whole_run
+CONFIG = "config/test.yaml"
+SCENES = ["generate_dataset", "generate_desideratum"]
+RESAMPLED = [
+    "figure_1",
+    "table_1",
+    "table_own_circuits",
+    "table_completeness",
+    "table_dcm",
+    "table_activation_patching",
+]
+RESAMPLED += ["table_positional", "table_cmap", "table_attention_knockout", "verdict"]
+RUNS_MODELS = ["check_model", "mean_activations", "path_patching", "minimality", "evaluate_circuit", "completeness"]
+RUNS_MODELS += ["attention_knockout", "dcm", "activation_patching", "positional_desiderata", "cmap"]
+OPENS_MODELS = [*RUNS_MODELS, "attention_patterns"]
+OF_GOAT = ["check_model\nmodel: mini-goat"]  # among what a job follows from: it is of mini-goat
+SPLITS = ["discovery", "means", "minimality", "evaluation"]  # each drawn apart from those before it
+
+
+def drawn_from(split: str) -> list[str]:
+    return [f"generate_dataset\nsplit: {later}" for later in SPLITS[SPLITS.index(split) :]]
+
+
+# Key -> another value, and what reads it: rules, or rule and wildcard.
+KEYS: dict[str, tuple[object, list[str]]] = {
+    "seed": (21, SCENES),
+    "task.boxes": (6, SCENES),
+    "task.objects": ("config/others.txt", SCENES),
+    "dataset.layout": ("shared", ["generate_dataset"]),
+    "dataset.rows.discovery": (9, [*drawn_from("discovery"), "figure_causal_impact"]),
+    "dataset.rows.means": (17, drawn_from("means")),
+    "dataset.rows.minimality": (13, drawn_from("minimality")),
+    "dataset.rows.evaluation": (17, drawn_from("evaluation")),
+    "minimality.fraction": (0.4, ["minimality"]),
+    "minimality.threshold": (0.02, ["minimality"]),
+    "evaluation.random_circuits": (3, ["evaluate_circuit"]),
+    "evaluation.resamples": (300, RESAMPLED),
+    "stability.resamples": (101, ["select_candidates", "table_heads"]),
+    "stability.share": (0.9, ["table_heads"]),
+    "completeness.random_subsets": (3, ["completeness"]),
+    "desiderata.rows.train": (
+        65,
+        [*(f"generate_desideratum\ndesideratum: {d}" for d in ("object", "label", "position")), "dcm"],
+    ),
+    "desiderata.rows.test": (13, ["generate_desideratum", "dcm"]),
+    "desiderata.sets": (3, ["generate_desideratum", "activation_patching"]),
+    "dcm.sparsity": ([0.02], ["dcm", "table_dcm"]),
+    "dcm.learning_rate": (0.2, ["dcm"]),
+    "dcm.batch_size": (9, ["dcm"]),
+    "dcm.epochs": (1, ["dcm"]),
+    "verdict.faithfulness": (0.7, ["verdict"]),
+    "verdict.gain": (0.2, ["verdict"]),
+    "least_accuracy": (1.4, ["check_model"]),
+    "null_patch_tolerance.float32": (0.001, ["check_model"]),
+    "null_patch_tolerance.bfloat16": (0.4, []),
+    "null_patch_tolerance.float16": (0.2, []),
+    "memory": (3_000_000_000, RUNS_MODELS),
+    "shards.activation_patching": (2, ["activation_patching"]),
+    "models.mini-goat.fine_tuned_on": ("Sums", ["table_1", "table_own_circuits"]),
+    "models.mini-llama.dtype": ("bfloat16", OPENS_MODELS),
+}
+# The same for one model alone: what reads it there.
+KEYS_OF_GOAT: dict[str, tuple[object, list[str]]] = {
+    "minimality.per_model": ({"mini-goat": 0.0}, ["minimality"]),
+    "completeness.per_model": ({"mini-goat": 1}, ["completeness"]),
+}
+# Keys that have no value of their own to change here, or whose change is another run: plan (test_run.py), the rest of a
+# model's entry (its files are: test_run.py), run, planted, shards of eight examples.
+ELSEWHERE = (
+    "run",
+    "plan",
+    "models",
+    "planted",
+    "shards.path_patching",
+    "shards.minimality",
+    "desiderata.rows.validation",
+)
+
+
+class Graph:
+    """Jobs by number: label (rule, and the wildcards that no job before it has), what each follows from, what runs."""
+
+    def __init__(self, folder: Path, config: dict) -> None:
+        (folder / "changed.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--dag"]
+        done = subprocess.run(
+            [*command, "--configfile", "changed.yaml"], cwd=folder, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        jobs = re.findall(r'^\s*(\d+)\[label = "(.*?)", .*style="(.*?)"\]', done.stdout, flags=re.MULTILINE)
+        self.label = {job: label.replace("\\n", "\n") for job, label, _ in jobs}
+        self.runs = (
+            {job for job, _, style in jobs if "dashed" not in style} - self.named("all") - self.named("seal_run")
+        )
+        self.after: dict[str, set[str]] = {job: set() for job in self.label}
+        for first, then in re.findall(r"^\s*(\d+) -> (\d+)", done.stdout, flags=re.MULTILINE):
+            self.after[first].add(then)
+
+    def named(self, *names: str) -> set[str]:
+        return {job for job, label in self.label.items() if label in names or label.split("\n")[0] in names}
+
+    def following(self, jobs: set[str]) -> set[str]:
+        """These jobs and all that follows from them."""
+        found, waiting = set(), list(jobs)
+        while waiting:
+            job = waiting.pop()
+            if job not in found:
+                found.add(job)
+                waiting += self.after[job]
+        return found - self.named("all") - self.named("seal_run")
+
+    def names(self, jobs: set[str]) -> list[str]:
+        return sorted(self.label[job] for job in jobs)
+
+
+@pytest.fixture(scope="module")
+def copy(finished, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("reruns") / "copy"
+    shutil.copytree(finished, folder)
+    shutil.copy(folder / "config" / "objects.txt", folder / "config" / "others.txt")
+    return folder
+
+
+def changed(key: str, value: object) -> dict:
+    config = yaml.safe_load((ROOT / CONFIG).read_text())
+    *path, last = key.split(".")
+    part = config
+    for name in path:
+        part = part.setdefault(name, {})
+    part[last] = value
+    return config
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_config_value_redoes_what_reads_it_and_what_follows(copy, key):
+    value, readers = KEYS[key]
+    graph = Graph(copy, changed(key, value))
+    assert graph.names(graph.runs) == graph.names(graph.following(graph.named(*readers)))
+
+
+@pytest.mark.parametrize("key", KEYS_OF_GOAT)
+def test_a_value_of_one_model_leaves_the_other_alone(copy, key):
+    value, readers = KEYS_OF_GOAT[key]
+    graph = Graph(copy, changed(key, value))
+    of_goat = graph.named(*readers) & graph.following(graph.named(*OF_GOAT))
+    assert graph.names(graph.runs) == graph.names(graph.following(of_goat))
+
+
+def test_every_key_is_changed():
+    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text())
+
+    def leaves(part: dict, path: str = "") -> list[str]:
+        inside = part.get("properties", {})
+        return [key for name, each in inside.items() for key in leaves(each, f"{path}.{name}".strip("."))] or [path]
+
+    tried = {*KEYS, *KEYS_OF_GOAT, *ELSEWHERE}
+    assert [key for key in leaves(schema) if key not in tried] == []
+
+
+def imports_of(script: str) -> list[str]:
+    """Files of the package that importing a script really imports; in a process of its own."""
+    runpy.run_path(script, run_name="imported")
+    files = {
+        getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name.startswith("mechdiff")
+    }
+    return sorted(str(Path(file).resolve()) for file in files if file)
+
+
+def test_a_module_redoes_the_scripts_that_really_import_it(tmp_path):
+    """What reading the sources says a script imports is what it does import, and each module changes their version."""
+    scripts = sorted(map(str, (ROOT / "workflow" / "scripts").glob("*.py")))
+    with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
+        real = dict(zip(scripts, pool.map(imports_of, scripts, chunksize=1), strict=True))
+    used: dict[str, set[str]] = {}
+    for script, files in real.items():
+        said = {str(file) for file in provenance.imported_modules(script)} - {str(Path(script).resolve())}
+        assert set(files) <= said, script
+        for file in said:
+            used.setdefault(file, set()).add(script)
+    before = {script: provenance.code_version(script) for script in scripts}
+    hashed = provenance.file_sha256
+    for module in sorted(used):
+        try:
+            provenance.file_sha256 = lambda file, module=module: "changed" if str(file) == module else hashed(file)
+            after = {script for script in scripts if provenance.code_version(script) != before[script]}
+        finally:
+            provenance.file_sha256 = hashed
+        assert after == used[module], module
