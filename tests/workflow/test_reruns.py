@@ -6,9 +6,7 @@ read by stands here, written by hand.
 
 from __future__ import annotations
 
-import multiprocessing
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -32,6 +30,7 @@ RESAMPLED = [
     "table_activation_patching",
 ]
 RESAMPLED += ["table_positional", "table_cmap", "table_attention_knockout", "verdict"]
+TRAINED_ON = [f"generate_desideratum\ndesideratum: {name}" for name in ("object", "label", "position")]
 RUNS_MODELS = ["check_model", "mean_activations", "path_patching", "minimality", "evaluate_circuit", "completeness"]
 RUNS_MODELS += ["attention_knockout", "dcm", "activation_patching", "positional_desiderata", "cmap"]
 OPENS_MODELS = [*RUNS_MODELS, "attention_patterns"]
@@ -60,10 +59,8 @@ KEYS: dict[str, tuple[object, list[str]]] = {
     "stability.resamples": (101, ["select_candidates", "table_heads"]),
     "stability.share": (0.9, ["table_heads"]),
     "completeness.random_subsets": (3, ["completeness"]),
-    "desiderata.rows.train": (
-        65,
-        [*(f"generate_desideratum\ndesideratum: {d}" for d in ("object", "label", "position")), "dcm"],
-    ),
+    "desiderata.rows.train": (65, [*TRAINED_ON, "dcm"]),
+    "desiderata.rows.validation": (17, [*TRAINED_ON, "dcm"]),
     "desiderata.rows.test": (13, ["generate_desideratum", "dcm"]),
     "desiderata.sets": (3, ["generate_desideratum", "activation_patching"]),
     "dcm.sparsity": ([0.02], ["dcm", "table_dcm"]),
@@ -88,15 +85,7 @@ KEYS_OF_GOAT: dict[str, tuple[object, list[str]]] = {
 }
 # Keys that have no value of their own to change here, or whose change is another run: plan (test_run.py), the rest of a
 # model's entry (its files are: test_run.py), run, planted, shards of eight examples.
-ELSEWHERE = (
-    "run",
-    "plan",
-    "models",
-    "planted",
-    "shards.path_patching",
-    "shards.minimality",
-    "desiderata.rows.validation",
-)
+ELSEWHERE = ("run", "plan", "models", "planted", "shards.path_patching", "shards.minimality")
 
 
 class Graph:
@@ -111,9 +100,7 @@ class Graph:
         assert done.returncode == 0, done.stderr
         jobs = re.findall(r'^\s*(\d+)\[label = "(.*?)", .*style="(.*?)"\]', done.stdout, flags=re.MULTILINE)
         self.label = {job: label.replace("\\n", "\n") for job, label, _ in jobs}
-        self.runs = (
-            {job for job, _, style in jobs if "dashed" not in style} - self.named("all") - self.named("seal_run")
-        )
+        self.runs = {job for job, _, style in jobs if "dashed" not in style} - self.named("all", "seal_run")
         self.after: dict[str, set[str]] = {job: set() for job in self.label}
         for first, then in re.findall(r"^\s*(\d+) -> (\d+)", done.stdout, flags=re.MULTILINE):
             self.after[first].add(then)
@@ -129,7 +116,7 @@ class Graph:
             if job not in found:
                 found.add(job)
                 waiting += self.after[job]
-        return found - self.named("all") - self.named("seal_run")
+        return found - self.named("all", "seal_run")
 
     def names(self, jobs: set[str]) -> list[str]:
         return sorted(self.label[job] for job in jobs)
@@ -179,32 +166,39 @@ def test_every_key_is_changed():
     assert [key for key in leaves(schema) if key not in tried] == []
 
 
-def imports_of(script: str) -> list[str]:
-    """Files of the package that importing a script really imports; in a process of its own."""
+# Prints what importing each script really imports of the package; large libraries are imported once, before it forks.
+IMPORTS = """
+import os, runpy, sys, torch, transformers, peft, pandas, matplotlib.figure, jsonschema, tokenizers
+from transformers import AttentionInterface
+for script in sys.argv[1:]:
+    if os.fork():
+        os.wait()
+        continue
     runpy.run_path(script, run_name="imported")
-    files = {
-        getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name.startswith("mechdiff")
-    }
-    return sorted(str(Path(file).resolve()) for file in files if file)
+    files = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "mechdiff" and m.__file__]
+    os.write(1, (script + " " + " ".join(files) + chr(10)).encode())
+    os._exit(0)
+"""
 
 
-def test_a_module_redoes_the_scripts_that_really_import_it(tmp_path):
+def test_a_module_redoes_the_scripts_that_really_import_it(monkeypatch):
     """What reading the sources says a script imports is what it does import, and each module changes their version."""
     scripts = sorted(map(str, (ROOT / "workflow" / "scripts").glob("*.py")))
-    with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
-        real = dict(zip(scripts, pool.map(imports_of, scripts, chunksize=1), strict=True))
+    done = subprocess.run([sys.executable, "-c", IMPORTS, *scripts], capture_output=True, text=True, check=True)
+    real = {script: files for script, *files in map(str.split, done.stdout.splitlines())}
+    assert sorted(real) == scripts
+    reads = {script: provenance.imported_modules(script) for script in scripts}
+    monkeypatch.setattr(provenance, "imported_modules", reads.get)
     used: dict[str, set[str]] = {}
     for script, files in real.items():
-        said = {str(file) for file in provenance.imported_modules(script)} - {str(Path(script).resolve())}
+        said = {str(file) for file in reads[script]} - {str(Path(script).resolve())}
         assert set(files) <= said, script
         for file in said:
             used.setdefault(file, set()).add(script)
     before = {script: provenance.code_version(script) for script in scripts}
     hashed = provenance.file_sha256
     for module in sorted(used):
-        try:
-            provenance.file_sha256 = lambda file, module=module: "changed" if str(file) == module else hashed(file)
+        with monkeypatch.context() as patch:
+            patch.setattr(provenance, "file_sha256", lambda file, m=module: "new" if str(file) == m else hashed(file))
             after = {script for script in scripts if provenance.code_version(script) != before[script]}
-        finally:
-            provenance.file_sha256 = hashed
         assert after == used[module], module
