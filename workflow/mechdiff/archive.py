@@ -55,6 +55,10 @@ def archive(folder: str | Path, file: str | Path) -> Audit:
 def audit_archive(file: str | Path) -> dict[str, Audit]:
     """Verify everything in an archive. Raises InputError that names the first file that does not match."""
     with unpacked(file) as folder:
+        for manifest in sorted(folder.rglob(MANIFEST)):
+            listing = manifest.with_name(LISTING)
+            if not listing.is_file():
+                raise InputError(f"{listing.relative_to(folder)}: missing")
         found = audit(folder)
         expected = {name for run in found for name in _names(open_run(run))}
         inside = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

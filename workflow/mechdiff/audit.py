@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mechdiff.errors import InputError
-from mechdiff.provenance import read_record
-from mechdiff.sealed import MANIFEST, SealedRun, open_run, stays_outside
+from mechdiff.sealed import MANIFEST, SealedRun, open_run, read_below, stays_outside
 
 TABLES, LOGS = "tables", "logs"
 LISTING = "archive.json"  # what an archive has beside a run's artefacts, and what it leaves out
@@ -92,7 +91,7 @@ def listing_text(run: SealedRun, beside: dict[str, str], outside: list[File]) ->
 
 def _verify_listing(run: SealedRun, outside: list[File]) -> None:
     name = f"{run.name}/{LISTING}"
-    listing = read_record(run.folder / LISTING)
+    listing = read_below(run.root, name)
     beside = listing.get("beside") if isinstance(listing, dict) else None
     if not isinstance(beside, dict) or not set(beside) <= {f"{run.name}/{file}" for file in BESIDE}:
         raise InputError(f"{name}: is no list of an archive")

@@ -18,15 +18,16 @@ from mechdiff.errors import InputError
 NAMED = 12  # rows that an error line names
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """A table with its exact values; InputError when it is none."""
-    readers = {".csv": lambda p: pd.read_csv(p, float_precision="round_trip"), ".parquet": pd.read_parquet}
+def read_table(path: str | Path, name: str | None = None) -> pd.DataFrame:
+    """A table with its exact values; InputError when it is none, under the name that it is to be told by."""
+    name = name or str(path)
+    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
     if Path(path).suffix not in readers:
-        raise InputError(f"{path}: no table that can be read exactly; allowed: a .csv or .parquet file")
+        raise InputError(f"{name}: no table that can be read exactly; allowed: a .csv or .parquet file")
     try:
         return readers[Path(path).suffix](path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a table ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{name}: cannot be read as a table ({str(error).splitlines()[0]})") from error
 
 
 def key_columns(*tables: pd.DataFrame) -> list[str]:

@@ -36,7 +36,7 @@ def explain(table_file: str | Path, row: str, column: str) -> dict[str, Any]:
     record = run.records[made_by]
     for file in record["outputs"]:
         run.verify(file)
-    table = read_table(run.root / path)
+    table = read_table(run.root / path, path)
     if column not in table:
         raise InputError(f"{path}: no column {column!r}; allowed: {', '.join(table)}")
     number = find_row(table, row, path)

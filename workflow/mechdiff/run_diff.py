@@ -145,7 +145,9 @@ def _numbers(a: SealedRun, b: SealedRun) -> tuple[list[str], list[str]]:
         files = [of[paths[name]] for of, paths in zip(outputs, tables, strict=True)]
         for run, file in zip((a, b), files, strict=True):
             run.verify(file)
-        differing = list(_cells(*(read_table(run.root / f["path"]) for run, f in zip((a, b), files, strict=True))))
+        differing = list(
+            differing_cells(*(read_table(run.root / f["path"]) for run, f in zip((a, b), files, strict=True)))
+        )
         if differing:
             more = [f"  and {len(differing) - CELLS} more"] if len(differing) > CELLS else []
             lines += [f"{name}: {_counted(differing)}", *(f"  {line}" for line in differing[:CELLS]), *more]
@@ -169,7 +171,7 @@ def _outputs(run: SealedRun) -> dict[str, dict[str, Any]]:
     return {run.relative(file["path"]): file for file in made}
 
 
-def _cells(a: pd.DataFrame, b: pd.DataFrame) -> Iterator[str]:
+def differing_cells(a: pd.DataFrame, b: pd.DataFrame) -> Iterator[str]:
     """A line for each cell, row or column that differs; cells largest difference first, then texts."""
     for name, only in (("A", a.columns.difference(b.columns)), ("B", b.columns.difference(a.columns))):
         yield from (f"column {column}: only in {name}" for column in only)

@@ -78,11 +78,12 @@ def open_run(folder: str | Path) -> SealedRun:
     root = _root(path, manifest["run"])
     for name, sha256 in manifest["records"].items():
         _verify(root / name, sha256, name)
-    records = {name: _read(root, name) for name in manifest["records"]}
+    records = {name: read_below(root, name) for name in manifest["records"]}
     return SealedRun(root, manifest["run"], manifest["digest"], _in_order(records))
 
 
-def _read(root: Path, name: str) -> Record:
+def read_below(root: Path, name: str) -> Any:
+    """A JSON file by its recorded path, by which an error names it too."""
     try:
         return read_record(root / name)
     except InputError as error:
