@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from mechdiff.audit import audit
+from mechdiff.explain import explain
 from micro import ROOT
 from small_run import CONFIG, new_folder, snakemake
 
@@ -318,3 +319,7 @@ def test_a_model_near_chance_gets_no_circuit_and_everything_else_still_runs(tmp_
         assert "not evaluated: accuracy" in (tables / f"{name}.md").read_text(), name
     assert "cannot tell (not evaluated: accuracy" in (tables.parent / "verdict" / "verdict.md").read_text()
     assert audit(folder / "results")
+    undefined = explain(tables / "table_1.csv", "mini-weak", "random_circuit_low")
+    assert undefined["value"] is None and "draws" not in undefined["formula"]["counts"]
+    counted = explain(tables / "table_1.csv", "mini-weak", "full_model")
+    assert counted["formula"]["words"].endswith(f" = {counted['formula']['counts']['full_model']} / 16")

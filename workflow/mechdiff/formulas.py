@@ -114,7 +114,7 @@ def _words(column: str, counts: Mapping[str, int], params: Mapping[str, Any]) ->
 
 def _runs(name: str, counts: Mapping[str, int]) -> int:
     """How often an example was run for a count."""
-    return counts["draws"] if name == "random_circuit" else 1
+    return counts.get("draws", 0) if name == "random_circuit" else 1
 
 
 def _same(cell: Any, value: float) -> bool:
