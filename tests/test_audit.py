@@ -1,4 +1,4 @@
-"""The audit on a run of two jobs, written by hand. Real runs are audited in workflow/test_run.py."""
+"""The audit on a run of two jobs, written by hand. Real runs are tampered with in workflow/test_tampering.py."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 
 from mechdiff.audit import audit
 from mechdiff.errors import InputError
-from mechdiff.provenance import build_manifest, file_sha256
+from mechdiff.provenance import build_manifest, digest, file_sha256, manifest_text
 
 RUN = "results/r"
 
@@ -19,12 +19,13 @@ def described(path: str) -> dict:
 
 def record(name: str, inputs: list[str], outputs: list[str]) -> None:
     value = {"rule": name, "inputs": [described(p) for p in inputs], "outputs": [described(p) for p in outputs]}
+    value |= {"wildcards": {}, "params": {}, "code": {}, "environment": {}, "git": None}
     Path(f"{RUN}/{name}.record.json").write_text(json.dumps(value))
 
 
 def seal() -> None:
     manifest = build_manifest(RUN, [f"{RUN}/first.record.json", f"{RUN}/second.record.json"])
-    Path(f"{RUN}/manifest.json").write_text(json.dumps(manifest))
+    Path(f"{RUN}/manifest.json").write_text(manifest_text(manifest))
 
 
 @pytest.fixture
@@ -112,15 +113,72 @@ def test_results_may_be_a_link_to_another_disk(run, tmp_path):
 
 def test_tables_of_an_unfinished_run_and_no_run_at_all_are_said(run):
     Path(f"{RUN}/manifest.json").unlink()
-    with pytest.raises(InputError, match=r"^results: no manifest\.json in it, so no finished run"):
+    with pytest.raises(InputError, match=r"^results/r/manifest\.json: missing, so there is no finished run"):
         audit("results")
     Path("results/r2/tables").mkdir(parents=True)
     seal()
-    with pytest.raises(InputError, match=r"^results/r2/tables: no manifest\.json beside it"):
+    with pytest.raises(InputError, match=r"^results/r2/manifest\.json: missing"):
+        audit("results")
+    with pytest.raises(InputError, match=r"^nothing: no manifest\.json in it, so no finished run"):
+        audit("nothing")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"[1", "cannot be read as a record"),
+        (b"\xff", "cannot be read as a record"),
+        (b"[1]", "does not have the digest"),
+        (manifest_text({"digest": digest({})}).encode(), "is no manifest of a run"),
+    ],
+)
+def test_a_manifest_that_is_none_is_named(run, content, line):
+    Path(f"{RUN}/manifest.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"^results/r/manifest\.json: {line}"):
         audit("results")
 
 
-def test_a_manifest_that_is_no_json_is_named(run):
-    Path(f"{RUN}/manifest.json").write_text("[1")
-    with pytest.raises(InputError, match=r"manifest\.json: cannot be read as a record"):
+def test_a_manifest_written_in_another_form_was_not_sealed_so(run):
+    file = Path(f"{RUN}/manifest.json")
+    file.write_text(file.read_text().replace("\n", "\t", 1))
+    with pytest.raises(InputError, match=r"^results/r/manifest\.json: is not written as it was sealed"):
+        audit("results")
+
+
+@pytest.mark.parametrize("content", ["[1", "[]", "{}", '{"inputs": {}, "outputs": 3}'])
+def test_a_sealed_record_that_is_none_is_named(run, content):
+    Path(f"{RUN}/first.record.json").write_text(content)
+    seal()
+    with pytest.raises(InputError, match=r"^results/r/first\.record\.json: (cannot be read as a|is no) record"):
+        audit("results")
+
+
+def test_a_file_of_the_run_that_was_read_and_that_no_job_made_is_named(run):
+    record("first", ["weights.bin"], [])
+    seal()
+    with pytest.raises(InputError, match=r"^results/r/scores\.txt: .*second\.record\.json read it, and no record says"):
+        audit("results")
+
+
+def test_two_jobs_cannot_have_made_one_file_nor_any_job_what_it_needs(run):
+    record("second", [f"{RUN}/scores.txt"], [f"{RUN}/scores.txt", f"{RUN}/tables/table.csv"])
+    seal()
+    with pytest.raises(
+        InputError, match=r"^results/r/scores\.txt: both .*first.* and .*second.* say that they made it"
+    ):
+        audit("results")
+    record("first", [f"{RUN}/tables/table.csv"], [f"{RUN}/scores.txt"])
+    record("second", [f"{RUN}/scores.txt"], [f"{RUN}/tables/table.csv"])
+    seal()
+    with pytest.raises(InputError, match=r"^results/r/first\.record\.json: its job would need what it makes itself"):
+        audit("results")
+
+
+def test_a_leftover_anywhere_in_the_run_is_named_and_logs_and_what_tells_of_the_run_are_not(run):
+    for file in ("logs/first.log", "report.html", "ro-crate-metadata.json", "tables/.hidden"):
+        Path(RUN, file).parent.mkdir(exist_ok=True)
+        Path(RUN, file).write_text("")
+    audit("results")
+    Path(f"{RUN}/older.txt").write_text("")
+    with pytest.raises(InputError, match=r"^results/r/older\.txt: no record of this run names it"):
         audit("results")

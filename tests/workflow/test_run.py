@@ -15,37 +15,14 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from mechdiff.audit import audit
-from mechdiff.checkpoints import Checkpoint, checkpoint_files
-from mechdiff.errors import InputError
+from mechdiff.explain import explain
 from micro import ROOT
+from small_run import CONFIG, new_folder, snakemake
 
-CONFIG = "config/test.yaml"
 TABLES, FIGURES = 13, 10
 # Splits and desiderata; check, means, four groups, candidates, minimality, masks, completeness, knockout and activation
 # patching of each model; circuits in models; one each across models, of position, of attention; and the verdict.
 JOBS = 4 + 14 + 2 * 12 + 4 + 1 + 1 + 1 + TABLES + (FIGURES - 1) + 1  # Figures A1 and A2 come from one job
-
-
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run in a folder that has its own config/ and resources/, with the project's Snakefile."""
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
-
-
-def new_folder(path: Path) -> Path:
-    shutil.copytree(ROOT / "config", path / "config")
-    shutil.copytree(ROOT / "resources", path / "resources")
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """A folder with a finished test-size run; tests must leave it as it is."""
-    folder = new_folder(tmp_path_factory.mktemp("run") / "first")
-    done = snakemake(folder, "--configfile", CONFIG)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Table 1: the entity-tracking circuit found in mini-llama" in done.stdout, "printed at the end"
-    return folder
 
 
 def planned(folder: Path, *arguments: str) -> dict[str, int]:
@@ -234,51 +211,6 @@ def test_every_row_of_every_table_is_there(finished):
     assert {"model", "group", "layer", "head", "score", "stderr", "n"} <= set(scores.columns)
 
 
-def one_of_each_kind(folder: Path) -> list[str]:
-    """One model's files of every rule, and what no rule made: weights, object list, planted heads."""
-    run = folder / "results/test"
-    files = [p for p in sorted(run.rglob("*")) if p.is_file() and "logs" not in p.parts]
-    base = Checkpoint("mini-llama", "resources/models/mini-llama")
-    inputs = [
-        *checkpoint_files(Checkpoint("mini-goat", "resources/models/mini-goat", base=base, adapter=True)),
-        "config/objects.txt",
-        "config/family.yaml",
-    ]
-    own = [p for p in files if "mini-goat" in str(p) or "mini-llama" not in str(p)]
-    return [str(p.relative_to(folder)) for p in own] + inputs
-
-
-def test_the_audit_names_the_file_in_which_one_bit_flipped(finished, tmp_path, monkeypatch):
-    folder = tmp_path / "tampered"
-    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns(".snakemake"))
-    monkeypatch.chdir(folder)
-    files = one_of_each_kind(folder)
-    assert {Path(f).suffix for f in files} >= {
-        ".parquet",
-        ".json",
-        ".safetensors",
-        ".csv",
-        ".md",
-        ".tex",
-        ".txt",
-        ".yaml",
-        ".svg",
-        ".png",
-        ".html",
-        ".rst",
-    }
-    for name in files:
-        file = Path(name)
-        original = file.read_bytes()
-        at = len(original) // 2
-        file.write_bytes(original[:at] + bytes([original[at] ^ 1]) + original[at + 1 :])
-        with pytest.raises(InputError) as caught:
-            audit("results")
-        assert str(caught.value).startswith(f"{name}: "), name
-        file.write_bytes(original)
-    audit("results")
-
-
 def test_the_audit_command_prints_one_line_and_its_status(finished):
     command = [sys.executable, "-m", "mechdiff", "audit", "results"]
     done = subprocess.run(command, cwd=finished, capture_output=True, text=True)
@@ -387,3 +319,7 @@ def test_a_model_near_chance_gets_no_circuit_and_everything_else_still_runs(tmp_
         assert "not evaluated: accuracy" in (tables / f"{name}.md").read_text(), name
     assert "cannot tell (not evaluated: accuracy" in (tables.parent / "verdict" / "verdict.md").read_text()
     assert audit(folder / "results")
+    undefined = explain(tables / "table_1.csv", "mini-weak", "random_circuit_low")
+    assert undefined["value"] is None and "draws" not in undefined["formula"]["counts"]
+    counted = explain(tables / "table_1.csv", "mini-weak", "full_model")
+    assert counted["formula"]["words"].endswith(f" = {counted['formula']['counts']['full_model']} / 16")

@@ -1,106 +1,112 @@
-"""Audit of a run: re-hash everything behind its tables and name the first file that does not match.
+"""Audit of a run: re-hash every artefact behind and among its results and name the first file that does not match.
 
 Steps, from the beginning of the chain to its end, so that the first file named is where it broke:
 
-1. The manifest has the digest it was sealed with; every record has the hash the manifest gives.
-2. Records are put in order: a job comes after the jobs that made its inputs.
-3. Each file a record names is hashed: inputs that no job made (weights, object lists), then outputs.
-4. What a job read is what the job before it wrote.
-5. Among the tables, figures and the verdict there is no file that no record names.
+1. The manifest and the records are what was sealed, and records are put in order (:mod:`mechdiff.sealed`).
+2. Each file a record names is hashed: inputs that no job made (weights, object lists), then outputs.
+3. What a job read is what the job before it wrote, and what it read of the run some job wrote.
+4. The run's folder has no file that no record names. Logs are not artefacts; nor is what tells of a whole run.
+5. In an archive (see :mod:`mechdiff.archive`) weights and activations may be missing, and are then listed; what is
+   packed beside the artefacts has the sha256 of the archive's list.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
-from os.path import abspath
 from pathlib import Path
 from typing import Any
 
 from mechdiff.errors import InputError
-from mechdiff.provenance import file_sha256, manifest_matches, read_record
+from mechdiff.sealed import MANIFEST, SealedRun, open_run, read_below, stays_outside
 
-MANIFEST = "manifest.json"
-TABLES = "tables"
-SHOWN = (TABLES, "figures", "verdict")  # folders that a reader looks into
+TABLES, LOGS = "tables", "logs"
+LISTING = "archive.json"  # what an archive has beside a run's artefacts, and what it leaves out
+BESIDE = ("report.html", "ro-crate-metadata.json", "ro-crate-preview.html")  # made of a finished run, by no job of it
+File = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was verified: files by hash, and jobs."""
+    """What was verified: files by hash, and jobs; and what an archive leaves outside."""
 
     files: int
     jobs: int
     digest: str
+    outside: tuple[File, ...] = ()
 
 
 def audit(folder: str | Path) -> dict[str, Audit]:
     """Verify every run under a folder, run by run. Raises InputError that names the first file that does not match."""
-    manifests = sorted(Path(folder).rglob(MANIFEST))
-    if not manifests:
+    runs = sorted({path.parent for name in (MANIFEST, TABLES) for path in Path(folder).rglob(name)})
+    if not runs:
         raise InputError(f"{folder}: no {MANIFEST} in it, so no finished run to audit")
-    for tables in sorted(Path(folder).rglob(TABLES)):
-        if not (tables.parent / MANIFEST).exists():
-            raise InputError(f"{tables}: no {MANIFEST} beside it, so its run is not finished")
-    return {str(path.parent): _audit_run(path) for path in manifests}
+    return {str(run): audit_run(run) for run in runs}
 
 
-def _audit_run(path: Path) -> Audit:
-    manifest = read_record(path)
-    if not isinstance(manifest, dict) or not manifest_matches(manifest):
-        raise InputError(f"{path}: does not have the digest it was sealed with")
-    root = _root(path, manifest)
-    for record_path, sha256 in manifest["records"].items():
-        _verify(root / record_path, sha256, record_path)
-    records = _in_order({name: read_record(root / name) for name in manifest["records"]})
+def audit_run(folder: str | Path) -> Audit:
+    """Verify one run by its folder."""
+    run = open_run(folder)
+    files = recorded_files(run)
+    archived = (run.folder / LISTING).is_file()
+    outside = []
+    for file in files:
+        if archived and stays_outside(file["path"]) and not (run.root / file["path"]).exists():
+            outside.append(file)
+        else:
+            run.verify(file)
+    if archived:
+        _verify_listing(run, outside_files(files))
+    _require_no_others(run, files)
+    return Audit(len(files) - len(outside), len(run.records), run.digest, tuple(outside_files(outside)))
+
+
+def recorded_files(run: SealedRun) -> list[File]:
+    """Every file that records name, once, in the order of the chain; what was read must be what was written."""
     made: dict[str, str] = {}
-    hashed: set[tuple[str, str]] = set()
-    for name, record in records:
+    files: dict[tuple[str, str], File] = {}
+    for name, record in run.records.items():
         for file in record["inputs"]:
             if made.get(file["path"], file["sha256"]) != file["sha256"]:
                 raise InputError(f"{file['path']}: {name} read another version than its job wrote")
-        for file in (*record["inputs"], *record["outputs"]):
-            if (file["path"], file["sha256"]) not in hashed:
-                _verify(root / file["path"], file["sha256"], file["path"])
-                hashed.add((file["path"], file["sha256"]))
+            if run.own(file["path"]) and file["path"] not in run.maker:
+                raise InputError(f"{file['path']}: {name} read it, and no record says which job made it")
         made |= {file["path"]: file["sha256"] for file in record["outputs"]}
-    known = {root / file for file, _ in hashed} | {root / name for name in manifest["records"]}
-    shown = (root / manifest["run"] / folder for folder in SHOWN)
-    for file in sorted(file for folder in shown if folder.is_dir() for file in folder.iterdir()):
-        if file not in known:
-            raise InputError(f"{file.relative_to(root)}: no record of this run names it")
-    return Audit(len(hashed), len(records), manifest["digest"])
+        for file in (*record["inputs"], *record["outputs"]):
+            files.setdefault((file["path"], file["sha256"]), file)
+    return list(files.values())
 
 
-def _verify(path: Path, sha256: str, name: str) -> None:
-    if not path.is_file():
-        raise InputError(f"{name}: missing")
-    if file_sha256(path) != sha256:
-        raise InputError(f"{name}: does not match its recorded sha256 {sha256[:12]}…")
+def outside_files(files: Iterable[File]) -> list[File]:
+    """Of recorded files those that an archive leaves out, by path."""
+    return sorted((file for file in files if stays_outside(file["path"])), key=lambda file: file["path"])
 
 
-def _root(path: Path, manifest: dict[str, Any]) -> Path:
-    """The folder that recorded paths are relative to: from there the manifest is results/<run>/manifest.json."""
-    run = Path(manifest["run"])
-    here = Path(abspath(path))  # noqa: PTH100 - resolve() would follow a results/ that links to another disk
-    root = here.parents[len(run.parts)]
-    if (root / run / MANIFEST) != here:
-        raise InputError(f"{path}: is the manifest of {run}; put the run back there to audit it")
-    return root
+def listing_text(run: SealedRun, beside: dict[str, str], outside: list[File]) -> str:
+    """The list of an archive: whose it is, the sha256 of what is packed beside the artefacts, what is not packed."""
+    value = {"run": run.name, "digest": run.digest, "beside": beside, "outside": outside}
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
-def _in_order(records: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """Records sorted so that a job comes after the jobs that made its inputs."""
-    maker = {file["path"]: name for name, record in records.items() for file in record["outputs"]}
-    ordered: dict[str, dict[str, Any]] = {}
+def _verify_listing(run: SealedRun, outside: list[File]) -> None:
+    name = f"{run.name}/{LISTING}"
+    listing = read_below(run.root, name)
+    beside = listing.get("beside") if isinstance(listing, dict) else None
+    if not isinstance(beside, dict) or not set(beside) <= {f"{run.name}/{file}" for file in BESIDE}:
+        raise InputError(f"{name}: is no list of an archive")
+    if (run.folder / LISTING).read_text(encoding="utf-8") != listing_text(run, beside, outside):
+        raise InputError(f"{name}: is not the list of this run's archive")
+    for path, sha256 in beside.items():
+        run.verify({"path": path, "sha256": sha256})
 
-    def visit(name: str) -> None:
-        if name in ordered:
-            return
-        for file in records[name]["inputs"]:
-            if file["path"] in maker and maker[file["path"]] != name:
-                visit(maker[file["path"]])
-        ordered[name] = records[name]
 
-    for name in sorted(records):
-        visit(name)
-    return list(ordered.items())
+def _require_no_others(run: SealedRun, files: Iterable[File]) -> None:
+    """Refuse files in the run's folder that no record names; hidden ones are Snakemake's."""
+    known = {file["path"] for file in files} | set(run.records)
+    known |= {f"{run.name}/{name}" for name in (MANIFEST, LISTING, *BESIDE)}
+    for file in sorted(run.folder.rglob("*")):
+        path = file.relative_to(run.root)
+        hidden_or_log = path.name.startswith(".") or file.relative_to(run.folder).parts[0] == LOGS
+        if file.is_file() and not hidden_or_log and path.as_posix() not in known:
+            raise InputError(f"{path}: no record of this run names it")

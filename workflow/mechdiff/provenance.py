@@ -225,6 +225,11 @@ def build_manifest(run: str, records: Iterable[str]) -> dict[str, Any]:
     return sealed | {"digest": digest(sealed)}
 
 
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """A manifest as it is written, byte for byte."""
+    return json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+
+
 def manifest_matches(manifest: Mapping[str, Any]) -> bool:
     """Whether a manifest still has the digest it was sealed with."""
     return manifest.get("digest") == digest({key: value for key, value in manifest.items() if key != "digest"})

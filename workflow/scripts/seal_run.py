@@ -1,9 +1,8 @@
 """Rule seal_run: seal the records of every job of the run in one manifest."""
 
-import json
 from typing import TYPE_CHECKING
 
-from mechdiff.provenance import build_manifest, job, write_text
+from mechdiff.provenance import build_manifest, job, manifest_text, write_text
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -12,4 +11,4 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         manifest = build_manifest(snakemake.params.run, snakemake.input.records)
-        write_text(snakemake.output.manifest, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        write_text(snakemake.output.manifest, manifest_text(manifest))

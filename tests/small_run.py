@@ -1,0 +1,36 @@
+"""Runs at test size, as a user starts them: real snakemake processes in a folder of their own."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from micro import ROOT
+
+CONFIG = "config/test.yaml"
+RUN = "results/test"
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run in a folder that has its own config/ and resources/, with the project's Snakefile."""
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def new_folder(path: Path) -> Path:
+    shutil.copytree(ROOT / "config", path / "config")
+    shutil.copytree(ROOT / "resources", path / "resources")
+    return path
+
+
+def copy_of(folder: Path, to: Path) -> Path:
+    """A folder with a run, again, without what Snakemake notes for itself."""
+    return shutil.copytree(folder, to, ignore=shutil.ignore_patterns(".snakemake"))
+
+
+def mechdiff(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """The command, in a folder."""
+    command = [sys.executable, "-m", "mechdiff", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)

@@ -1,0 +1,182 @@
+"""A run in one file: packed, unpacked on another machine, audited there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mechdiff.archive import archive, audit_archive
+from mechdiff.audit import audit
+from mechdiff.errors import InputError
+from small_run import RUN, copy_of, mechdiff
+
+OUTSIDE = [
+    "resources/models/mini-goat/adapter_model.safetensors",
+    "resources/models/mini-llama/model.safetensors",
+    f"{RUN}/models/mini-goat/means.safetensors",
+    f"{RUN}/models/mini-llama/means.safetensors",
+]
+
+
+@pytest.fixture(scope="module")
+def packed(finished, tmp_path_factory) -> Path:
+    """The archive of the run, with a report and a crate in its folder."""
+    folder = copy_of(finished, tmp_path_factory.mktemp("packed") / "copy")
+    (folder / RUN / "report.html").write_text("<p>a report</p>")
+    (folder / RUN / "ro-crate-metadata.json").write_text("{}")
+    file = folder.parent / "run.zip"
+    done = mechdiff(folder, "archive", RUN, str(file))
+    assert done.returncode == 0, done.stderr
+    return file
+
+
+@pytest.fixture
+def elsewhere(packed, tmp_path) -> Path:
+    """The archive unpacked in a folder that has nothing else."""
+    with zipfile.ZipFile(packed) as file:
+        file.extractall(tmp_path / "elsewhere")
+    return tmp_path / "elsewhere"
+
+
+def test_an_archive_has_everything_but_weights_and_activations(finished, packed):
+    names = zipfile.ZipFile(packed).namelist()
+    records = json.loads((finished / RUN / "manifest.json").read_text())["records"]
+    made = [json.loads((finished / name).read_text()) for name in records]
+    files = {file["path"] for record in made for file in (*record["inputs"], *record["outputs"])}
+    beside = {f"{RUN}/{name}" for name in ("manifest.json", "archive.json", "report.html", "ro-crate-metadata.json")}
+    assert sorted(names) == names
+    assert set(names) == (files - set(OUTSIDE)) | set(records) | beside
+
+
+def test_it_audits_by_itself_and_says_what_is_outside(finished, packed, tmp_path):
+    done = mechdiff(tmp_path, "audit", str(packed))
+    assert done.returncode == 0, done.stderr
+    first, second, *outside = done.stdout.splitlines()
+    (whole,) = audit(finished / "results").values()
+    (found,) = audit_archive(packed).values()
+    assert first == f"{RUN}: {found.files} files of {found.jobs} jobs match their records; digest {found.digest}"
+    assert (found.files + len(OUTSIDE), found.jobs, found.digest) == (whole.files, whole.jobs, whole.digest)
+    assert second == f"outside the archive, known by sha256 alone: {len(OUTSIDE)} files"
+    assert [line.split()[0] for line in outside] == OUTSIDE
+    assert all(len(line.split()[1]) == 64 for line in outside)
+
+
+def test_unpacked_elsewhere_it_audits_and_explains_the_same(finished, elsewhere):
+    (found,) = audit(elsewhere).values()
+    assert [file["path"] for file in found.outside] == OUTSIDE
+    asked = ["explain", f"{RUN}/tables/table_1.csv", "--row", "mini-goat", "--column", "faithfulness"]
+    there = mechdiff(elsewhere, *asked)
+    assert there.returncode == 0 and there.stdout == mechdiff(finished, *asked).stdout
+    assert mechdiff(elsewhere, "diff", RUN, str(finished / RUN)).stdout.count("\n") == 1
+
+
+def test_weights_put_beside_it_are_verified_too(finished, elsewhere):
+    weights = elsewhere / OUTSIDE[0]
+    shutil.copy(finished / OUTSIDE[0], weights)
+    (found,) = audit(elsewhere).values()
+    assert [file["path"] for file in found.outside] == OUTSIDE[1:]
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(InputError, match=f"^{OUTSIDE[0]}: does not match its recorded sha256"):
+        audit(elsewhere)
+
+
+def test_the_same_run_gives_the_same_bytes_also_from_its_unpacked_archive(packed, elsewhere, tmp_path):
+    archive(packed.parent / "copy" / RUN, tmp_path / "again.zip")
+    archive(elsewhere / RUN, tmp_path / "from_archive.zip")
+    assert (tmp_path / "again.zip").read_bytes() == packed.read_bytes()
+    assert (tmp_path / "from_archive.zip").read_bytes() == packed.read_bytes()
+
+
+def test_a_byte_changed_in_any_file_of_it_is_named(elsewhere, monkeypatch):
+    monkeypatch.chdir(elsewhere)
+    rng = np.random.default_rng(0)
+    for file in sorted(path for path in Path().rglob("*") if path.is_file()):
+        original = file.read_bytes()
+        at, by = int(rng.integers(len(original))), int(rng.integers(1, 256))
+        file.write_bytes(original[:at] + bytes([original[at] ^ by]) + original[at + 1 :])
+        with pytest.raises(InputError) as caught:
+            audit(".")
+        assert str(caught.value).startswith(f"{file}: "), file
+        file.write_bytes(original)
+    audit(".")
+
+
+def test_a_byte_changed_inside_the_zip_is_named(packed, tmp_path):
+    rng = np.random.default_rng(1)
+    original, broken = packed.read_bytes(), tmp_path / "broken.zip"
+    entries = zipfile.ZipFile(packed).infolist()
+    for i in rng.choice(len(entries), 40, replace=False):
+        content = entries[i].header_offset + 30 + len(entries[i].filename)
+        at = content + int(rng.integers(entries[i].compress_size))
+        broken.write_bytes(original[:at] + bytes([original[at] ^ 1]) + original[at + 1 :])
+        with pytest.raises(InputError, match=f"^{entries[i].filename}: "):
+            audit_archive(broken)
+
+
+def repacked(packed: Path, to: Path, change) -> Path:
+    """An archive with other files in it: change(name -> content)."""
+    with zipfile.ZipFile(packed) as file:
+        contents = {name: file.read(name) for name in file.namelist()}
+    change(contents)
+    with zipfile.ZipFile(to, "w") as file:
+        for name, content in contents.items():
+            file.writestr(name, content)
+    return to
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda c: c.pop("config/objects.txt"), "config/objects.txt: missing"),
+        (lambda c: c.pop(f"{RUN}/report.html"), f"{RUN}/report.html: missing"),
+        (lambda c: c.pop(f"{RUN}/archive.json"), f"{RUN}/archive.json: missing"),
+        (lambda c: c.update({"config/more.txt": b"x"}), "config/more.txt: does not belong into this archive"),
+        (lambda c: c.update({"../more.txt": b"x"}), "../more.txt: does not belong into this archive"),
+        (lambda c: c.update({f"{RUN}/tables/x.csv": b"x"}), f"{RUN}/tables/x.csv: no record of this run names it"),
+    ],
+)
+def test_a_file_that_is_missing_or_does_not_belong_is_named(packed, tmp_path, change, line):
+    done = mechdiff(tmp_path, "audit", str(repacked(packed, tmp_path / "other.zip", change)))
+    assert (done.returncode, done.stderr) == (1, f"mechdiff: {line}\n")
+
+
+def test_packed_again_by_another_program_it_still_audits(packed, elsewhere, tmp_path):
+    again = shutil.make_archive(str(tmp_path / "again"), "zip", elsewhere)
+    assert audit_archive(again) == audit_archive(packed)
+
+
+def test_what_is_no_archive_is_said(finished):
+    done = mechdiff(finished, "audit", "config/test.yaml")
+    assert done.returncode == 1
+    assert done.stderr == "mechdiff: config/test.yaml: no archive that can be read (File is not a zip file)\n"
+
+
+def test_an_archive_is_written_whole_or_not_at_all(finished, tmp_path):
+    folder = copy_of(finished, tmp_path / "copy")
+    (folder / RUN / "tables" / "table_1.csv").write_text("forged")
+    old = tmp_path / "run.zip"
+    old.write_text("what was there")
+    with pytest.raises(InputError, match=r"^results/test/tables/table_1\.csv: does not match"):
+        archive(folder / RUN, old)
+    assert old.read_text() == "what was there"
+    done = mechdiff(finished, "archive", RUN, str(tmp_path / "none" / "run.zip"))
+    assert done.returncode == 1 and done.stderr.startswith("mechdiff: ") and done.stderr.count("\n") == 1
+    done = mechdiff(finished, "archive", RUN, str(tmp_path / "run.tar"))
+    assert "run.tar: no name for an archive; allowed: one that ends in .zip" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "run.zip"]
+
+
+def test_the_list_of_an_archive_is_that_of_its_run(elsewhere):
+    listing = elsewhere / RUN / "archive.json"
+    told = json.loads(listing.read_text())
+    assert [file["path"] for file in told["outside"]] == OUTSIDE
+    assert set(told["beside"]) == {f"{RUN}/report.html", f"{RUN}/ro-crate-metadata.json"}
+    for change in ({"digest": "0"}, {"outside": []}, {"beside": {f"{RUN}/x": "0"}}, {"beside": 3}):
+        listing.write_text(json.dumps(told | change, indent=2, sort_keys=True) + "\n")
+        with pytest.raises(InputError, match=r"^results/test/archive\.json: is (no list|not the list)"):
+            audit(elsewhere)

@@ -1,0 +1,117 @@
+"""A run in one file that audits by itself on another machine.
+
+1. The run is audited; what does not pass is not archived.
+2. Packed is every file that a record names, the records and the manifest, and the report and the crate where they are
+   in the run's folder. Left out are weights and activations, and what is not below the folder that the run was made in:
+   ``archive.json`` lists them with sha256 and size.
+3. Names are sorted and times fixed: the same run gives the same bytes. Each file is hashed again as it is packed.
+4. The archive is written whole or not at all.
+
+An archive is audited by unpacking it to a temporary folder and auditing that: every file in it must be one that belongs
+there, and every file that belongs there must be in it.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+from mechdiff.audit import BESIDE, LISTING, Audit, audit, audit_run, listing_text, outside_files, recorded_files
+from mechdiff.errors import InputError
+from mechdiff.provenance import file_sha256
+from mechdiff.sealed import MANIFEST, SealedRun, open_run, stays_outside
+
+EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip file can tell
+UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OSError)
+
+
+def archive(folder: str | Path, file: str | Path) -> Audit:
+    """Pack a finished run, by its folder, into a zip file; returns what was verified of it."""
+    found, run = audit_run(folder), open_run(folder)
+    if Path(file).suffix != ".zip":
+        raise InputError(f"{file}: no name for an archive; allowed: one that ends in .zip")
+    part = Path(f"{file}.part")
+    try:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name, content in _contents(run):
+                entry = zipfile.ZipInfo(name, EARLIEST)
+                entry.external_attr, entry.create_system = 0o644 << 16, 3  # as on Unix, wherever it is made
+                packed.writestr(entry, content, zipfile.ZIP_DEFLATED, 9)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    recorded = recorded_files(run)
+    outside = outside_files(recorded)
+    return replace(found, files=len(recorded) - len(outside), outside=tuple(outside))
+
+
+def audit_archive(file: str | Path) -> dict[str, Audit]:
+    """Verify everything in an archive. Raises InputError that names the first file that does not match."""
+    with unpacked(file) as folder:
+        for manifest in sorted(folder.rglob(MANIFEST)):
+            listing = manifest.with_name(LISTING)
+            if not listing.is_file():
+                raise InputError(f"{listing.relative_to(folder)}: missing")
+        found = audit(folder)
+        expected = {name for run in found for name in _names(open_run(run))}
+        inside = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        if inside != expected:
+            name = min(inside ^ expected)
+            raise InputError(f"{name}: " + ("missing" if name in expected else "does not belong into this archive"))
+        return {Path(run).relative_to(folder).as_posix(): each for run, each in found.items()}
+
+
+@contextmanager
+def unpacked(file: str | Path) -> Iterator[Path]:
+    """The files of an archive in a temporary folder; InputError names the first that cannot be read."""
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            packed = zipfile.ZipFile(file)
+        except UNREADABLE as error:
+            raise InputError(f"{file}: no archive that can be read ({error})") from error
+        with packed:
+            for name in (name for name in packed.namelist() if not name.endswith("/")):
+                to = Path(temporary, name)
+                if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or to.exists():
+                    raise InputError(f"{name}: does not belong into this archive")
+                try:
+                    content = packed.read(name)
+                except UNREADABLE as error:
+                    raise InputError(f"{name}: cannot be read from {file} ({error})") from error
+                to.parent.mkdir(parents=True, exist_ok=True)
+                to.write_bytes(content)
+        yield Path(temporary)
+
+
+def _names(run: SealedRun) -> list[str]:
+    """What an archive of a run holds, sorted."""
+    names = {file["path"] for file in recorded_files(run) if not stays_outside(file["path"])} | set(run.records)
+    beside = (f"{run.name}/{name}" for name in BESIDE)
+    return sorted({*names, f"{run.name}/{MANIFEST}", f"{run.name}/{LISTING}", *filter(lambda n: _in(run, n), beside)})
+
+
+def _in(run: SealedRun, name: str) -> bool:
+    return (run.root / name).is_file()
+
+
+def _contents(run: SealedRun) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file of an archive, in order; what a record names has to be as recorded."""
+    files = recorded_files(run)
+    recorded = {file["path"]: file["sha256"] for file in files}
+    beside = {name: file_sha256(run.root / name) for name in _names(run) if Path(name).name in BESIDE}
+    for name in _names(run):
+        if name == f"{run.name}/{LISTING}":
+            yield name, listing_text(run, beside, outside_files(files)).encode()
+            continue
+        content = (run.root / name).read_bytes()
+        wanted = recorded.get(name, beside.get(name))
+        if wanted and sha256(content).hexdigest() != wanted:
+            raise InputError(f"{name}: was changed while it was archived")
+        yield name, content
