@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,25 @@ def imported_modules(script: str | Path) -> list[Path]:
     waiting, found = [Path(script).resolve()], set()
     while waiting:
         file = waiting.pop()
-        if file in found:
-            continue
-        found.add(file)
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for name in names:
-                waiting += _module_files(name)
+        if file not in found:
+            found.add(file)
+            waiting += _imports(file, file.stat().st_mtime_ns)
     return sorted(found)
+
+
+@cache  # every rule asks for much the same files
+def _imports(file: Path, changed: int) -> list[Path]:
+    """The modules of this package that a file imports itself; changed: when it was [ns]."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            found += _module_files(name)
+    return found
 
 
 def _module_files(name: str) -> list[Path]:
