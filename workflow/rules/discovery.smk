@@ -12,6 +12,8 @@ rule path_patching:
         f"{RUN}/logs/path_patching/{{model}}/{{group}}.log",
     conda:
         CONDA
+    resources:
+        **model_job(),
     params:
         model=model_entry,
         position=lambda w: step(w)["position"],
@@ -65,6 +67,8 @@ rule minimality:
         f"{RUN}/logs/minimality/{{model}}.log",
     conda:
         CONDA
+    resources:
+        **model_job(),
     params:
         model=model_entry,
         fraction=config["minimality"]["fraction"],
