@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster import NODE, cluster, slurm, wait, why_not
 
 from mechdiff.config import checked
 from mechdiff.resources import model_resources
 from micro import ROOT
+from slurm_node import NODE, cluster, slurm, wait, why_not
 
 pytestmark = pytest.mark.slurm
 RUN = "results/test"
 PARTITIONS = ["--slurm-partition-config", "slurm/partitions.yaml"]
-IMPATIENT = ["--slurm-init-seconds-before-status-checks", "5", "--latency-wait", "10"]
+IMPATIENT = ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"]
 
 
 @pytest.fixture(scope="session")
@@ -141,12 +141,13 @@ def test_every_job_leaves_its_log(finished, jobs):
 
 @contextmanager
 def evaluated_again(finished: Path, folder: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Popen, list[str]]]:
-    """A run, started again where its evaluation is missing, and the jobs of Slurm that run by now."""
+    """A run whose evaluation is done again, and those of its jobs that Slurm runs by now."""
     shutil.copytree(finished, folder)
     shutil.rmtree(folder / RUN / "evaluation")
-    process = started(folder, env, "--profile", "slurm", *IMPATIENT)
+    process = started(folder, env, "--profile", "slurm", *IMPATIENT, "--forcerun", "evaluate_circuit")
     try:
         wait(lambda: running(env) or process.poll() is not None, "a job that runs")
+        assert process.poll() is None, ended(process)
         yield process, running(env)
     finally:
         process.kill()
@@ -171,6 +172,8 @@ def test_a_node_that_fails_and_comes_back_costs_time_alone(finished, local, tmp_
         slurm(env, "scontrol", "update", f"NodeName={NODE}", "State=DOWN", "Reason=test")
         wait(lambda: not running(env), "its jobs to be stopped")
         slurm(env, "scontrol", "update", f"NodeName={NODE}", "State=RESUME")
+        for job in jobs:  # else Slurm lets two minutes pass
+            slurm(env, "scontrol", "update", f"JobId={job}", "StartTime=now")
         ended(process)
     again = [re.search(r"Restarts=(\d+)", slurm(env, "scontrol", "show", "job", job))[1] for job in jobs]
     assert again and set(again) == {"1"}, "by Slurm itself"
