@@ -17,6 +17,7 @@ CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 WEIGHTS, PICKLED = "model.safetensors", "pytorch_model.bin"
 ADAPTER, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
 TOKENIZER = "tokenizer.json"
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of one number of each type
 # How families call their number of layers, heads, dimensions and words.
 SHAPE_KEYS = (
     ("num_hidden_layers", "n_layer"),
@@ -156,6 +157,17 @@ def weight_files(checkpoint: Checkpoint) -> list[Path]:
                 raise InputError(f"{index}: has no weight_map; allowed: an index of shards")
             return [index, *(folder / shard for shard in sorted(set(shards.values())))]
     return [folder / safe]
+
+
+def opened_bytes(checkpoint: Checkpoint) -> int | None:
+    """Bytes that a model's weights take once opened, an adapter's with its base's; None while a file is missing."""
+    files, of_base = weight_files(checkpoint), opened_bytes(checkpoint.base) if checkpoint.adapter else 0
+    if of_base is None or not all(file.is_file() for file in files):
+        return None
+    size = sum(file.stat().st_size for file in files)
+    settings = _read_json(Path(checkpoint.path) / CONFIG) if not checkpoint.adapter else {}
+    stored = settings.get("dtype", settings.get("torch_dtype"))
+    return of_base + size * ITEM_BYTES[checkpoint.dtype] // ITEM_BYTES.get(stored, ITEM_BYTES[checkpoint.dtype])
 
 
 def require_files(checkpoint: Checkpoint) -> None:

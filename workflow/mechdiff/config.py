@@ -97,6 +97,18 @@ def checkpoint(config: Mapping[str, Any], name: str) -> Checkpoint:
     )
 
 
+def gpus_for(config: Mapping[str, Any], name: str) -> int:
+    """How many GPUs a job that runs a model asks for: what the config says, else its base's, else its device's."""
+    model, device = config["models"][name], checkpoint(config, name).device
+    if model["gpus"] is not None:
+        return model["gpus"]
+    if model["base"] is not None and device == checkpoint(config, model["base"]).device:
+        return gpus_for(config, model["base"])
+    places = [device] if isinstance(device, str) else list(device.values())
+    numbers = [int(place.partition(":")[2] or 0) for place in places if place == "auto" or place.startswith("cuda")]
+    return max(numbers) + 1 if numbers else 0
+
+
 def missing_checkpoints(config: Mapping[str, Any]) -> list[str]:
     """A line for each model whose folder is not there and that no rule makes: a run would stop at them."""
     lines = []

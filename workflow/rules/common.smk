@@ -11,6 +11,7 @@ from mechdiff.desiderata import DESIDERATA, POSITIONAL
 from mechdiff.errors import InputError
 from mechdiff.locks import hold
 from mechdiff.hub import FETCHED
+from mechdiff.resources import model_resources
 
 try:
     config = configuration.checked(config)
@@ -154,6 +155,15 @@ def model_entry(wildcards):
 def base_tokenizer(wildcards):
     """The folder of the base's tokenizer."""
     return str(tokenizer_folder(CHECKPOINTS[BASE]))
+
+
+def model_job(*more):
+    """The resources of a rule that runs its {model}, and ``more`` models by name."""
+
+    def asked(resource):
+        return lambda w, attempt: model_resources(config, [*w.get("model", "").split(), *more], attempt)[resource]
+
+    return {resource: asked(resource) for resource in ("mem_mb", "runtime", "gpu")}
 
 
 def fetched(wildcards):

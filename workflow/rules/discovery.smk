@@ -11,6 +11,8 @@ rule path_patching:
         f"{RUN}/logs/path_patching/{{model}}/{{group}}.{{shard}}.log",
     conda:
         CONDA
+    resources:
+        **model_job(),
     params:
         model=model_entry,
         position=lambda w: step(w)["position"],
@@ -63,6 +65,8 @@ rule minimality_pairs:
         f"{RUN}/logs/minimality_pairs/{{model}}.{{shard}}.log",
     conda:
         CONDA
+    resources:
+        **model_job(),
     params:
         model=model_entry,
         shards=SHARDS["minimality"],
@@ -91,6 +95,8 @@ rule minimality:
         f"{RUN}/logs/minimality/{{model}}.log",
     conda:
         CONDA
+    resources:
+        **model_job(),
     params:
         model=model_entry,
         fraction=config["minimality"]["fraction"],

@@ -12,6 +12,8 @@ rule evaluate_circuit:
         f"{RUN}/logs/evaluate_circuit/{{circuit}}/{{model}}.log",
     conda:
         CONDA
+    resources:
+        **model_job(),
     params:
         model=model_entry,
         random_circuits=config["evaluation"]["random_circuits"],
@@ -38,6 +40,8 @@ rule completeness:
         f"{RUN}/logs/completeness/{{model}}.log",
     conda:
         CONDA
+    resources:
+        **model_job(),
     params:
         model=model_entry,
         random_subsets=lambda w: configuration.random_subsets_for(config, w.model),
@@ -62,6 +66,8 @@ rule attention_knockout:
         f"{RUN}/logs/attention_knockout/{{model}}.log",
     conda:
         CONDA
+    resources:
+        **model_job(),
     params:
         model=model_entry,
         memory=config["memory"],
@@ -85,6 +91,8 @@ rule attention_patterns:
         f"{RUN}/logs/attention_patterns/{BASE}.log",
     conda:
         CONDA
+    resources:
+        **model_job(BASE),
     params:
         model=asdict(CHECKPOINTS[BASE]),
         code=code("attention_patterns"),

@@ -13,6 +13,8 @@ rule dcm:
         f"{RUN}/logs/dcm/{{model}}.log",
     conda:
         CONDA
+    resources:
+        **model_job(),
     params:
         model=model_entry,
         desiderata=list(DESIDERATA),
@@ -44,6 +46,8 @@ rule activation_patching:
         f"{RUN}/logs/activation_patching/{{model}}.{{shard}}.log",
     conda:
         CONDA
+    resources:
+        **model_job(),
     params:
         model=model_entry,
         circuits=MODELS,
@@ -70,6 +74,8 @@ rule positional_desiderata:
         f"{RUN}/logs/positional_desiderata/{BASE}.log",
     conda:
         CONDA
+    resources:
+        **model_job(BASE),
     params:
         base=BASE,
         model=asdict(CHECKPOINTS[BASE]),
@@ -98,6 +104,8 @@ rule cmap:
         f"{RUN}/logs/cmap/{{model}}.log",
     conda:
         CONDA
+    resources:
+        **model_job(BASE),
     params:
         model=model_entry,
         base=BASE,

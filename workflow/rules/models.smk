@@ -7,6 +7,7 @@ rule fetch_model:
     wildcard_constraints:
         hub="[^/]+--[^/]+",
         revision="[0-9a-f]{40}",
+    localrule: True  # a cluster's nodes have no connection to the hub
     conda:
         CONDA
     params:
@@ -32,6 +33,8 @@ rule check_model:
         f"{RUN}/logs/check_model/{{model}}.log",
     conda:
         CONDA
+    resources:
+        **model_job(),
     params:
         model=model_entry,
         tolerance=lambda w: config["null_patch_tolerance"][CHECKPOINTS[w.model].dtype],
@@ -57,6 +60,8 @@ rule mean_activations:
         f"{RUN}/logs/mean_activations/{{model}}.log",
     conda:
         CONDA
+    resources:
+        **model_job(),
     params:
         model=model_entry,
         memory=config["memory"],

@@ -347,6 +347,7 @@ rule seal_run:
         manifest=MANIFEST,
     log:
         f"{RUN}/logs/seal_run.log",
+    localrule: True  # a second's work
     conda:
         CONDA
     params:
