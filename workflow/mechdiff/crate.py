@@ -54,8 +54,8 @@ TERMS = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}  # beyond th
 
 def describe(run: str, records: Records, config: Mapping[str, Any]) -> str:
     """The text of a run's ``ro-crate-metadata.json``, after :func:`gather`."""
-    metadata = _Crate(run, dict(in_order(records)), config).described()
-    return json.dumps(metadata, indent=1, ensure_ascii=False) + "\n"
+    crate = _Crate(run, dict(in_order(records)), config)
+    return json.dumps(crate.described(), indent=1, ensure_ascii=False) + "\n"
 
 
 class _Crate:
@@ -70,10 +70,9 @@ class _Crate:
             for name, model in config["models"].items()
         }
         self.crate = ROCrate(version="1.1")
-        self.agent = None
-        if agent := config["crate"]["agent"]:
-            kind = "Person" if agent["url"].startswith("https://orcid.org/") else "Organization"
-            self.agent = self.add(agent["url"], kind, **agent)
+        agent = config["crate"]["agent"]
+        kind = "Person" if agent and agent["url"].startswith("https://orcid.org/") else "Organization"
+        self.agent = agent and self.add(agent["url"], kind, **agent)
         times = [_times(record) for record in records.values()]
         self.ended = max(time["endTime"] for time in times)
         self.whole = {"startTime": min(time["startTime"] for time in times), "endTime": self.ended}
