@@ -25,18 +25,19 @@ import ast
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
 from rocrate.model.computerlanguage import get_lang
 from rocrate.model.contextentity import ContextEntity
 from rocrate.model.entity import Entity
-from rocrate.model.file import File
+from rocrate.model.file import File as FileEntity
 from rocrate.rocrate import ROCrate
 
+from mechdiff import crate_files as own
 from mechdiff.audit import MANIFEST, SHOWN, in_order
-from mechdiff.crate_files import FOLDER, FORMATS, GATHERED, README, Records, packages
+from mechdiff.crate_files import File, Records, packages
 from mechdiff.hub import fetched_folder
 from mechdiff.provenance import digest, hashed_files
 
@@ -52,17 +53,17 @@ BIOSCHEMAS = "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"
 TERMS = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}  # beyond those of RO-Crate 1.1
 
 
-def describe(run: str, records: Records, config: Mapping[str, Any]) -> str:
-    """The text of a run's ``ro-crate-metadata.json``, after :func:`gather`."""
-    crate = _Crate(run, dict(in_order(records)), config)
+def describe(run: str, records: Records, config: dict[str, Any], gathered: Mapping[str, File]) -> str:
+    """The text of a run's ``ro-crate-metadata.json``; gathered: what :func:`gather` put into its folder."""
+    crate = _Crate(run, dict(in_order(records)), config, gathered)
     return json.dumps(crate.described(), indent=1, ensure_ascii=False) + "\n"
 
 
 class _Crate:
     """The entities of one run's crate, each made where it is first named."""
 
-    def __init__(self, run: str, records: Records, config: Mapping[str, Any]) -> None:
-        self.run, self.records, self.config = run, records, config
+    def __init__(self, run: str, records: Records, config: Mapping[str, Any], gathered: Mapping[str, File]) -> None:
+        self.run, self.records, self.config, self.gathered = run, records, config, gathered
         self.made = {file["path"]: file for record in records.values() for file in record["outputs"]}
         self.read = {file["path"]: file for record in records.values() for file in record["inputs"]}
         self.folders = {
@@ -79,13 +80,12 @@ class _Crate:
 
     def described(self) -> dict[str, Any]:
         """The whole, as JSON-LD."""
-        snakefile, *others = hashed_files(f"{self.run}/{FOLDER}/{name}" for name in GATHERED)
-        settings, lock, graph = [self.file(file) for file in others]
+        settings, lock, graph = [self.file(self.gathered[name]) for name in (own.CONFIG, own.LOCK, own.GRAPH)]
         tools = {rule: self.tool(rule) for rule in dict.fromkeys(r["rule"] for r in self.records.values())}
         jobs = [self.job(name, record, tools[record["rule"]]) for name, record in self.records.items()]
         models = [self.model(name) for name in self.config["models"]]
         requirements = [self.package(*package) for package in packages(self.records)]
-        workflow = self.workflow(snakefile, tools, [*requirements, lock])
+        workflow = self.workflow(tools, [*requirements, lock])
         given = [path for path in self.read if path not in self.made and path not in self.records]
         shown = [path for path in self.made if PurePath(path).parent in [PurePath(self.run, name) for name in SHOWN]]
         whole = self.action(
@@ -121,35 +121,35 @@ class _Crate:
         status = "http://schema.org/CompletedActionStatus"  # a job that fails leaves no record
         return self.add(identifier, kind, **properties, actionStatus=status, agent=self.agent)
 
-    def file(self, file: Mapping[str, Any], **more: Any) -> Entity:
+    def file(self, file: File, **more: Any) -> Entity:
         """A file as a record names it, made once."""
         path = PurePath(file["path"])
-        known = {"name": path.name, "encodingFormat": FORMATS.get(path.suffix, "application/octet-stream")}
+        known = {"name": path.name, "encodingFormat": own.FORMATS.get(path.suffix, "application/octet-stream")}
         known |= {"contentSize": str(file["bytes"]), "sha256": file["sha256"]} | _tidy(more)
         if path.is_relative_to(self.run):
             name = str(path.relative_to(self.run))
             if quote(name) in self.crate:
                 return self.crate.get(quote(name))
-            return self.crate.add(File(self.crate, dest_path=name, properties=known))
+            return self.crate.add(FileEntity(self.crate, dest_path=name, properties=known))
         for model, folder in self.folders.items():
             source = self.config["models"][model]
             if source["hub"] and path.is_relative_to(folder):
                 name = quote(str(path.relative_to(folder)))
                 address = f"{HUB}/{source['hub']}/resolve/{source['revision']}/{name}"
                 known["sdDatePublished"] = self.ended
-                return self.crate.get(address) or self.crate.add(File(self.crate, address, properties=known))
+                return self.crate.get(address) or self.crate.add(FileEntity(self.crate, address, properties=known))
         return self.add(f"#{quote(str(path))}", "File", **known)
 
     def tool(self, rule: str) -> Entity:
         """The script of a rule."""
-        script = f"{self.run}/{FOLDER}/workflow/scripts/{rule}.py"
+        script = f"workflow/scripts/{rule}.py"
         return self.file(
-            *hashed_files([script]),
+            self.gathered[f"{own.FOLDER}/{script}"],
             **{"@type": ["File", "SoftwareSourceCode"]},
             name=rule,
-            description=ast.get_docstring(ast.parse(Path(script).read_text(encoding="utf-8"))),
+            description=ast.get_docstring(ast.parse((own.SOURCES / script).read_text(encoding="utf-8"))),
             version=sorted({r["code"]["version"] for r in self.records.values() if r["rule"] == rule}),
-            url=script.removeprefix(f"{self.run}/"),
+            url=f"{own.FOLDER}/{script}",
         )
 
     def job(self, name: str, record: Mapping[str, Any], tool: Entity) -> tuple[Entity, Entity]:
@@ -196,7 +196,7 @@ class _Crate:
         url = f"https://pypi.org/project/{name}/"
         return self.add(f"{url}#{version}", "SoftwareApplication", name=name, softwareVersion=version, url=url)
 
-    def workflow(self, file: Mapping[str, Any], tools: Mapping[str, Entity], requirements: list[Entity]) -> Entity:
+    def workflow(self, tools: Mapping[str, Entity], requirements: list[Entity]) -> Entity:
         """The Snakefile as the main workflow."""
         steps = [
             self.add(f"#step/{rule}", "HowToStep", name=rule, position=str(position), workExample=tool)
@@ -204,11 +204,11 @@ class _Crate:
         ]
         language = get_lang(self.crate, "snakemake", dict(packages(self.records))["snakemake"])
         return self.file(
-            file,
+            self.gathered[own.SNAKEFILE],
             **{"@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"]},
             name="mechdiff",
             version=sorted({_version(record) for record in self.records.values()}),
-            url=f"{FOLDER}/Snakefile",
+            url=own.SNAKEFILE,
             conformsTo={"@id": BIOSCHEMAS},
             programmingLanguage=self.crate.add(language),
             hasPart=list(tools.values()),
@@ -217,9 +217,9 @@ class _Crate:
         )
 
     def root(self, workflow: Entity, mentions: list[Entity]) -> None:
-        self.file(*hashed_files([f"{self.run}/{README}"]), about=self.crate.root_dataset)
-        manifest = {"name": MANIFEST, "encodingFormat": FORMATS[".json"], "description": "Seals records and crate"}
-        self.crate.add(File(self.crate, dest_path=MANIFEST, properties=manifest))
+        self.file(self.gathered[own.README], about=self.crate.root_dataset)
+        manifest = {"name": MANIFEST, "encodingFormat": own.FORMATS[".json"], "description": "Seals records and crate"}
+        self.crate.add(FileEntity(self.crate, dest_path=MANIFEST, properties=manifest))
         license_ = self.config["crate"]["license"]
         profiles = [self.add(url, "CreativeWork", name=n, version=url.split("/")[-1]) for url, n in PROFILES.items()]
         text = f"What fine-tuning changed in {', '.join(self.folders)}: tables, figures, verdict, how they were made"

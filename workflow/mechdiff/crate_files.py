@@ -9,11 +9,15 @@ from typing import Any
 
 import yaml
 
-from mechdiff.provenance import write_text
+from mechdiff.provenance import PACKAGE, hashed_files, write_text
 
+File = Mapping[str, Any]  # path, sha256 and bytes
 Records = dict[str, dict[str, Any]]
+SOURCES = PACKAGE.parents[1]
 FOLDER = "crate"  # in the run's folder: what the run used and did not make
-GATHERED = ("Snakefile", "config.yaml", "requirements.txt", "rulegraph.dot")
+SNAKEFILE, CONFIG, LOCK, GRAPH = (
+    f"{FOLDER}/{name}" for name in ("Snakefile", "config.yaml", "requirements.txt", "rulegraph.dot")
+)
 README = "README.md"
 FORMATS = {".csv": "text/csv", ".md": "text/markdown", ".html": "text/html", ".txt": "text/plain", ".rst": "text/x-rst"}
 FORMATS |= {".tex": "text/x-tex", ".py": "text/x-python", ".dot": "text/vnd.graphviz", "": "text/plain"}
@@ -21,22 +25,25 @@ FORMATS |= {".svg": "image/svg+xml", ".png": "image/png", ".json": "application/
 FORMATS |= {".parquet": "application/vnd.apache.parquet"}
 
 
-def gather(run: str, records: Records, config: Mapping[str, Any], sources: Path) -> None:
-    """Put into the run's folder what its crate needs beside the run's own files."""
-    folder = Path(run, FOLDER)
-    folder.mkdir(parents=True, exist_ok=True)
+def gather(run: str, records: Records, config: dict[str, Any], place: Path) -> dict[str, File]:
+    """Write what a run's crate needs beside the run's own files: path in the run's folder -> file.
+
+    ``place`` stands for the run's folder.
+    """
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    shutil.copytree(sources / "workflow", folder / "workflow", ignore=ignored, dirs_exist_ok=True)
-    shutil.copy(sources / "Snakefile", folder)
-    write_text(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    shutil.copytree(SOURCES / "workflow", place / FOLDER / "workflow", ignore=ignored)
+    shutil.copy(SOURCES / "Snakefile", place / SNAKEFILE)
+    write_text(place / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     pythons = sorted({record["environment"]["python"] for record in records.values()})
     lock = [f"# Python {', '.join(pythons)}", *(f"{name}=={version}" for name, version in packages(records))]
-    write_text(folder / "requirements.txt", "\n".join(lock) + "\n")
-    write_text(folder / "rulegraph.dot", rule_graph(records))
+    write_text(place / LOCK, "\n".join(lock) + "\n")
+    write_text(place / GRAPH, rule_graph(records))
     lines = [f"# Run {config['run']}\n", "Tables, figures and the verdict are in `tables/`, `figures/` and `verdict/`."]
     lines += [f"`{FOLDER}/` has the workflow, the config and the package versions of the run."]
     lines += ["`mechdiff audit`, above `results/`, verifies every file against the record of the job that made it."]
-    write_text(Path(run, README), "\n".join(lines) + "\n")
+    write_text(place / README, "\n".join(lines) + "\n")
+    found = {Path(f["path"]).relative_to(place): f for f in hashed_files(map(str, (place / FOLDER, place / README)))}
+    return {str(path): file | {"path": f"{run}/{path}"} for path, file in found.items()}
 
 
 def packages(records: Records) -> list[tuple[str, str]]:

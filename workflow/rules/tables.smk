@@ -353,6 +353,7 @@ rule crate:
     conda:
         CONDA
     params:
+        run=RUN,
         config=config,
         code=code("crate"),
     message:

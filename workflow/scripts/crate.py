@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        run = str(Path(snakemake.output.metadata).parent)
         records = {path: read_record(path) for path in snakemake.input.records}
-        gather(run, records, snakemake.params.config, sources=Path(snakemake.scriptdir).resolve().parents[1])
-        write_text(snakemake.output.metadata, describe(run, records, snakemake.params.config))
+        of_run = (snakemake.params.run, records, snakemake.params.config)
+        gathered = gather(*of_run, place=Path(snakemake.output.metadata).parent)
+        write_text(snakemake.output.metadata, describe(*of_run, gathered))
