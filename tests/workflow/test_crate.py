@@ -163,7 +163,7 @@ def test_weights_are_named_and_not_copied(finished):
     (weights,) = ids(entities["#model/mini-goat"]["mainEntity"])
     file = Path("resources/models/mini-goat/adapter_model.safetensors")
     assert weights == f"#{file}" and entities[weights]["sha256"] == file_sha256(finished / file)
-    assert not list((finished / RUN).rglob("*.safetensors"))
+    assert not list((finished / RUN).rglob(file.name))
 
 
 def test_packages_and_rules_of_the_records_are_in_its_lock_file_and_graph(finished):

@@ -353,7 +353,7 @@ rule crate:
     conda:
         CONDA
     params:
-        run=RUN,
+        run=lambda wildcards, output: str(Path(output.metadata).parent),
         config=config,
         code=code("crate"),
     message:
