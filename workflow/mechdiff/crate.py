@@ -36,10 +36,10 @@ from rocrate.model.file import File as FileEntity
 from rocrate.rocrate import ROCrate
 
 from mechdiff import crate_files as own
-from mechdiff.audit import MANIFEST, SHOWN, in_order
 from mechdiff.crate_files import File, Records, packages
 from mechdiff.hub import fetched_folder
 from mechdiff.provenance import digest, hashed_files
+from mechdiff.sealed import MANIFEST, in_order
 
 HUB = "https://huggingface.co"
 PROFILES = {
@@ -55,7 +55,7 @@ TERMS = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}  # beyond th
 
 def describe(run: str, records: Records, config: dict[str, Any], gathered: Mapping[str, File]) -> str:
     """The text of a run's ``ro-crate-metadata.json``; gathered: what :func:`gather` put into its folder."""
-    crate = _Crate(run, dict(in_order(records)), config, gathered)
+    crate = _Crate(run, in_order(records), config, gathered)
     return json.dumps(crate.described(), indent=1, ensure_ascii=False) + "\n"
 
 
@@ -87,7 +87,7 @@ class _Crate:
         requirements = [self.package(*package) for package in packages(self.records)]
         workflow = self.workflow(tools, [*requirements, lock])
         given = [path for path in self.read if path not in self.made and path not in self.records]
-        shown = [path for path in self.made if PurePath(path).parent in [PurePath(self.run, name) for name in SHOWN]]
+        shown = [PurePath(self.run, name) for name in own.SHOWN]
         whole = self.action(
             "#run",
             "CreateAction",
@@ -95,7 +95,7 @@ class _Crate:
             description=f"Run of {len(jobs)} jobs",
             instrument=workflow,
             object=[settings, *models, *(self.file(self.read[path]) for path in given)],
-            result=[self.file(self.made[path]) for path in shown],
+            result=[self.file(file) for path, file in self.made.items() if PurePath(path).parent in shown],
             **self.whole,
         )
         self.action(

@@ -19,6 +19,7 @@ SNAKEFILE, CONFIG, LOCK, GRAPH = (
     f"{FOLDER}/{name}" for name in ("Snakefile", "config.yaml", "requirements.txt", "rulegraph.dot")
 )
 README = "README.md"
+SHOWN = ("tables", "figures", "verdict")  # folders of the run that a reader looks into
 FORMATS = {".csv": "text/csv", ".md": "text/markdown", ".html": "text/html", ".txt": "text/plain", ".rst": "text/x-rst"}
 FORMATS |= {".tex": "text/x-tex", ".py": "text/x-python", ".dot": "text/vnd.graphviz", "": "text/plain"}
 FORMATS |= {".svg": "image/svg+xml", ".png": "image/png", ".json": "application/json", ".yaml": "application/yaml"}
