@@ -123,6 +123,11 @@ def test_tables_of_an_unfinished_run_and_no_run_at_all_are_said(run):
         audit("nothing")
 
 
+def test_a_folder_called_tables_deeper_in_a_run_is_no_other_run(run):
+    Path(f"{RUN}/crate/workflow/mechdiff/tables").mkdir(parents=True)
+    assert audit("results")[RUN].jobs == 2
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [
@@ -175,7 +180,7 @@ def test_two_jobs_cannot_have_made_one_file_nor_any_job_what_it_needs(run):
 
 
 def test_a_leftover_anywhere_in_the_run_is_named_and_logs_and_what_tells_of_the_run_are_not(run):
-    for file in ("logs/first.log", "report.html", "ro-crate-metadata.json", "tables/.hidden"):
+    for file in ("logs/first.log", "report.html", "ro-crate-preview.html", "tables/.hidden"):
         Path(RUN, file).parent.mkdir(exist_ok=True)
         Path(RUN, file).write_text("")
     audit("results")

@@ -83,7 +83,7 @@ def bad(key: str, value, expected: str):
         bad("seed", "ten", "seed: 'ten' is not allowed; allowed: a value of type integer"),
         bad("memory", 0, "memory: 0 is not allowed; allowed: at least 1"),
         bad("dataset.layout", "mixed", "dataset.layout: 'mixed' is not allowed; allowed: one of disjoint, shared"),
-        bad("colour", "red", "colour: unknown key; allowed: completeness, dataset, dcm"),
+        bad("colour", "red", "colour: unknown key; allowed: completeness, crate, dataset, dcm"),
         bad("plan.0.hue", 3, "plan.0.hue: unknown key; allowed: exclude, function, group"),
         bad("run", "a b/c", "run: 'a b/c' is not allowed; allowed: text of the form"),
         bad("models.tuned.base", "bse", "models.tuned.base: unknown model 'bse'; allowed: null, base"),

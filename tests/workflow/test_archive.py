@@ -28,7 +28,7 @@ def packed(finished, tmp_path_factory) -> Path:
     """The archive of the run, with a report and a crate in its folder."""
     folder = copy_of(finished, tmp_path_factory.mktemp("packed") / "copy")
     (folder / RUN / "report.html").write_text("<p>a report</p>")
-    (folder / RUN / "ro-crate-metadata.json").write_text("{}")
+    (folder / RUN / "ro-crate-preview.html").write_text("{}")
     file = folder.parent / "run.zip"
     done = mechdiff(folder, "archive", RUN, str(file))
     assert done.returncode == 0, done.stderr
@@ -48,7 +48,7 @@ def test_an_archive_has_everything_but_weights_and_activations(finished, packed)
     records = json.loads((finished / RUN / "manifest.json").read_text())["records"]
     made = [json.loads((finished / name).read_text()) for name in records]
     files = {file["path"] for record in made for file in (*record["inputs"], *record["outputs"])}
-    beside = {f"{RUN}/{name}" for name in ("manifest.json", "archive.json", "report.html", "ro-crate-metadata.json")}
+    beside = {f"{RUN}/{name}" for name in ("manifest.json", "archive.json", "report.html", "ro-crate-preview.html")}
     assert sorted(names) == names
     assert set(names) == (files - set(OUTSIDE)) | set(records) | beside
 
@@ -175,7 +175,7 @@ def test_the_list_of_an_archive_is_that_of_its_run(elsewhere):
     listing = elsewhere / RUN / "archive.json"
     told = json.loads(listing.read_text())
     assert [file["path"] for file in told["outside"]] == OUTSIDE
-    assert set(told["beside"]) == {f"{RUN}/report.html", f"{RUN}/ro-crate-metadata.json"}
+    assert set(told["beside"]) == {f"{RUN}/report.html", f"{RUN}/ro-crate-preview.html"}
     for change in ({"digest": "0"}, {"outside": []}, {"beside": {f"{RUN}/x": "0"}}, {"beside": 3}):
         listing.write_text(json.dumps(told | change, indent=2, sort_keys=True) + "\n")
         with pytest.raises(InputError, match=r"^results/test/archive\.json: is (no list|not the list)"):

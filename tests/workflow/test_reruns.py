@@ -74,6 +74,7 @@ KEYS: dict[str, tuple[object, list[str]]] = {
     "null_patch_tolerance.bfloat16": (0.4, []),
     "null_patch_tolerance.float16": (0.2, []),
     "memory": (3_000_000_000, RUNS_MODELS),
+    "crate.license": ("https://example.org/licence", []),
     "shards.activation_patching": (2, ["activation_patching"]),
     "models.mini-goat.fine_tuned_on": ("Sums", ["table_1", "table_own_circuits"]),
     "models.mini-llama.dtype": ("bfloat16", OPENS_MODELS),
@@ -84,8 +85,17 @@ KEYS_OF_GOAT: dict[str, tuple[object, list[str]]] = {
     "completeness.per_model": ({"mini-goat": 1}, ["completeness"]),
 }
 # Keys that have no value of their own to change here, or whose change is another run: plan (test_run.py), the rest of a
-# model's entry (its files are: test_run.py), run, planted, shards of eight examples.
-ELSEWHERE = ("run", "plan", "models", "planted", "shards.path_patching", "shards.minimality")
+# model's entry (its files are: test_run.py), run, planted, shards of eight examples, the parts of an agent.
+ELSEWHERE = (
+    "run",
+    "plan",
+    "models",
+    "planted",
+    "shards.path_patching",
+    "shards.minimality",
+    "crate.agent.name",
+    "crate.agent.url",
+)
 
 
 class Graph:
@@ -100,7 +110,7 @@ class Graph:
         assert done.returncode == 0, done.stderr
         jobs = re.findall(r'^\s*(\d+)\[label = "(.*?)", .*style="(.*?)"\]', done.stdout, flags=re.MULTILINE)
         self.label = {job: label.replace("\\n", "\n") for job, label, _ in jobs}
-        self.runs = {job for job, _, style in jobs if "dashed" not in style} - self.named("all", "seal_run")
+        self.runs = {job for job, _, style in jobs if "dashed" not in style} - self.named("all", "crate", "seal_run")
         self.after: dict[str, set[str]] = {job: set() for job in self.label}
         for first, then in re.findall(r"^\s*(\d+) -> (\d+)", done.stdout, flags=re.MULTILINE):
             self.after[first].add(then)
@@ -116,7 +126,7 @@ class Graph:
             if job not in found:
                 found.add(job)
                 waiting += self.after[job]
-        return found - self.named("all", "seal_run")
+        return found - self.named("all", "crate", "seal_run")
 
     def names(self, jobs: set[str]) -> list[str]:
         return sorted(self.label[job] for job in jobs)

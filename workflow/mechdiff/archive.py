@@ -1,7 +1,7 @@
 """A run in one file that audits by itself on another machine.
 
 1. The run is audited; what does not pass is not archived.
-2. Packed is every file that a record names, the records and the manifest, and the report and the crate where they are
+2. Packed is every file that a record names, the records and the manifest, and the report and the preview where they are
    in the run's folder. Left out are weights and activations, and what is not below the folder that the run was made in:
    ``archive.json`` lists them with sha256 and size.
 3. Names are sorted and times fixed: the same run gives the same bytes. Each file is hashed again as it is packed.

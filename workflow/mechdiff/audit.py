@@ -23,7 +23,7 @@ from mechdiff.sealed import MANIFEST, SealedRun, open_run, read_below, stays_out
 
 TABLES, LOGS = "tables", "logs"
 LISTING = "archive.json"  # what an archive has beside a run's artefacts, and what it leaves out
-BESIDE = ("report.html", "ro-crate-metadata.json", "ro-crate-preview.html")  # made of a finished run, by no job of it
+BESIDE = ("report.html", "ro-crate-preview.html")  # made of a finished run, by no job of it
 File = dict[str, Any]
 
 
@@ -39,7 +39,8 @@ class Audit:
 
 def audit(folder: str | Path) -> dict[str, Audit]:
     """Verify every run under a folder, run by run. Raises InputError that names the first file that does not match."""
-    runs = sorted({path.parent for name in (MANIFEST, TABLES) for path in Path(folder).rglob(name)})
+    found = {path.parent for name in (MANIFEST, TABLES) for path in Path(folder).rglob(name)}
+    runs = sorted(run for run in found if found.isdisjoint(run.parents))  # a run's crate has a copy of the workflow
     if not runs:
         raise InputError(f"{folder}: no {MANIFEST} in it, so no finished run to audit")
     return {str(run): audit_run(run) for run in runs}

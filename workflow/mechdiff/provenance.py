@@ -32,7 +32,7 @@ PACKAGE = Path(__file__).resolve().parent
 PACKAGES = (
     *("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "huggingface_hub"),
     *("numpy", "pandas", "pyarrow", "snakemake", "jsonschema"),
-    *("matplotlib", "tabulate", "markdown-it-py"),
+    *("matplotlib", "tabulate", "markdown-it-py", "rocrate"),
 )
 
 

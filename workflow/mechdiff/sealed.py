@@ -79,7 +79,7 @@ def open_run(folder: str | Path) -> SealedRun:
     for name, sha256 in manifest["records"].items():
         _verify(root / name, sha256, name)
     records = {name: read_below(root, name) for name in manifest["records"]}
-    return SealedRun(root, manifest["run"], manifest["digest"], _in_order(records))
+    return SealedRun(root, manifest["run"], manifest["digest"], in_order(records))
 
 
 def read_below(root: Path, name: str) -> Any:
@@ -106,7 +106,7 @@ def _root(path: Path, run: str) -> Path:
     return root
 
 
-def _in_order(records: Mapping[str, Record]) -> dict[str, Record]:
+def in_order(records: Mapping[str, Record]) -> dict[str, Record]:
     """Records sorted so that a job comes after the jobs that made its inputs."""
     maker: dict[str, str] = {}
     for name, record in records.items():

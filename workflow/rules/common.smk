@@ -27,6 +27,7 @@ for line in MISSING:  # the whole run can be planned all the same; it will not s
 
 RUN = f"results/{config['run']}"
 MANIFEST = f"{RUN}/manifest.json"
+CRATE = f"{RUN}/ro-crate-metadata"
 STARTED = time.time()
 BASE = configuration.base_model(config)
 MODELS = list(config["models"])
@@ -173,7 +174,7 @@ def fetched(wildcards):
 
 
 def all_records():
-    """The record of every job of the run: a job that ran again has a new one, and the run is sealed again."""
+    """The record of every job before the crate's: a job that ran again has a new one, and the run is sealed again."""
     records = [f"{RUN}/dataset/{split}" for split in SPLITS]
     for name, model in CHECKPOINTS.items():
         if model.hub:

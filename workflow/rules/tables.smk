@@ -340,9 +340,31 @@ rule verdict:
         "../scripts/verdict.py"
 
 
-rule seal_run:
+rule crate:
     input:
         records=all_records(),
+    output:
+        folder=directory(f"{RUN}/crate"),
+        metadata=f"{CRATE}.json",
+        readme=f"{RUN}/README.md",
+        record=f"{CRATE}.record.json",
+    log:
+        f"{RUN}/logs/crate.log",
+    conda:
+        CONDA
+    params:
+        run=lambda wildcards, output: str(Path(output.metadata).parent),
+        config=config,
+        code=code("crate"),
+    message:
+        "The run as a Workflow Run RO-Crate"
+    script:
+        "../scripts/crate.py"
+
+
+rule seal_run:
+    input:
+        records=[*all_records(), f"{CRATE}.record.json"],
     output:
         manifest=MANIFEST,
     log:
