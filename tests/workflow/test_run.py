@@ -207,7 +207,7 @@ def test_every_row_of_every_table_is_there(finished):
     assert len(pd.read_csv(tables / "table_attention_knockout.csv")) == 2 * 5 * 6
     assert set(pd.read_csv(tables / "table_cmap.csv")["recipient"]) == {"mini-llama", "mini-goat"}
     assert len(pd.read_csv(tables / "table_planted.csv")) == 2 * 2 * 4
-    scores = pd.read_parquet(finished / "results/test/path_patching/mini-goat/C.parquet")
+    scores = pd.read_parquet(finished / "results/test/candidates/mini-goat.scores.parquet")
     assert {"model", "group", "layer", "head", "score", "stderr", "n"} <= set(scores.columns)
 
 
