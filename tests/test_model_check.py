@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
 from mechdiff.checkpoints import Checkpoint
 from mechdiff.columns import not_evaluated
@@ -12,7 +14,7 @@ from mechdiff.engine.run import Run
 from mechdiff.errors import InputError
 from mechdiff.examples import clean_examples
 from mechdiff.loading import open_model
-from mechdiff.model_check import check_model, null_patch_differences, zero_patch_differences
+from mechdiff.model_check import PLAIN, check_model, null_patch_differences, zero_patch_differences
 from mechdiff.task import LABELS
 from micro import OBJECTS, build_dataset, micro_llama, save_checkpoint, word_tokenizer
 
@@ -114,3 +116,13 @@ def test_a_null_patch_that_changes_something_names_layer_and_head(base, prompts,
     monkeypatch.setattr(chunk, "capture", with_one_head_wrong)
     with pytest.raises(InputError, match=r"a null patch in layer 1 changes a logit by \S+, over 0.0001; .* L1 H2 by"):
         check(base, base, prompts)
+
+
+def test_a_family_that_is_not_known_passes_and_the_check_says_how_it_is_run(base, prompts, tokenizer, tmp_path):
+    assert check(base, base, prompts)["computed"] == "causal cone"
+    shape = {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 24, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    OPTForCausalLM(OPTConfig(vocab_size=200, num_attention_heads=2, **shape)).save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(tmp_path)
+    found = check(tmp_path, str(tmp_path), prompts)
+    assert found["computed"] == PLAIN and max(found["null_patch"]["largest_by_layer"]) < 1e-5
