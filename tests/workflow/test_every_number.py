@@ -137,7 +137,7 @@ def test_what_is_not_there_is_said_in_one_line(finished, table, row, column, lin
 
 def test_a_changed_file_of_the_chain_is_named(finished, tmp_path):
     folder = copy_of(finished, tmp_path / "copy")
-    for file in (f"{RUN}/dataset/evaluation.parquet", f"{RUN}/path_patching/mini-llama/D.parquet", TABLE_1):
+    for file in (f"{RUN}/dataset/evaluation.parquet", f"{RUN}/path_patching/mini-llama/D.0.parquet", TABLE_1):
         original = (folder / file).read_bytes()
         (folder / file).write_bytes(original[:-1])
         with pytest.raises(InputError, match=f"^{file}: does not match its recorded sha256"):
@@ -156,6 +156,11 @@ def test_a_forged_number_is_found_even_where_every_record_was_forged_with_it(fin
     for file in described["outputs"]:
         file["sha256"] = file_sha256(folder / file["path"])
     record.write_text(json.dumps(described))
+    crate = folder / RUN / "ro-crate-metadata.record.json"  # which read it
+    read = json.loads(crate.read_text())
+    for file in read["inputs"]:
+        file["sha256"] = file_sha256(folder / file["path"])
+    crate.write_text(json.dumps(read))
     manifest = json.loads((folder / RUN / "manifest.json").read_text())
     sealed = {"run": RUN, "records": {name: file_sha256(folder / name) for name in manifest["records"]}}
     (folder / RUN / "manifest.json").write_text(manifest_text(sealed | {"digest": digest(sealed)}))
