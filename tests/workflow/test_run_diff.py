@@ -34,9 +34,13 @@ def test_a_copy_of_a_run_is_the_same_in_one_line(finished, tmp_path):
     assert (done.returncode, done.stdout) == (0, f"{finished / RUN} and copy/{RUN}: {same}\n")
 
 
+# The whole config as the crate has it, and the job that reads the value.
+TOLD = ["config.evaluation.random_circuits: 2 | 3  in crate", "random_circuits: 2 | 3  in evaluate_circuit"]
+
+
 def test_another_number_of_random_circuits_is_told_with_the_cells_that_it_changed(finished, with_three):
     found, equal = run_diff(finished / RUN, with_three / RUN)
-    assert found["config"] == ["random_circuits: 2 | 3  in evaluate_circuit"]
+    assert found["config"] == TOLD
     assert set(found) == {"config", "numbers"}
     assert {"table_cmap", "table_dcm", "table_A2_A3_A7_heads"} < set(equal)
     tables = [read_table(folder / RUN / "tables" / "table_1.parquet") for folder in (finished, with_three)]
@@ -52,7 +56,7 @@ def test_the_command_prints_section_by_section(finished, with_three):
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert lines[0] == f"A is {RUN}, B is {with_three / RUN}"
-    assert lines[1:4] == ["", "config, A | B", "  random_circuits: 2 | 3  in evaluate_circuit"]
+    assert lines[1:5] == ["", "config, A | B", *(f"  {line}" for line in TOLD)]
     assert lines[-1].startswith("equal tables: table_A11_positional, ")
 
 
