@@ -24,6 +24,7 @@ rule all:
     default_target: True
     input:
         MANIFEST,
+        all_records(),  # what was deleted with its record is made again
 
 
 onstart:

@@ -184,6 +184,8 @@ def test_a_leftover_anywhere_in_the_run_is_named_and_logs_and_what_tells_of_the_
         Path(RUN, file).parent.mkdir(exist_ok=True)
         Path(RUN, file).write_text("")
     audit("results")
-    Path(f"{RUN}/older.txt").write_text("")
-    with pytest.raises(InputError, match=r"^results/r/older\.txt: no record of this run names it"):
+    for name in ("older.txt", "older.csv", "oldest.csv"):
+        Path(RUN, name).write_text("")
+    line = "results/r/older.csv: no record of this run names it, nor 2 others; delete what an earlier config left"
+    with pytest.raises(InputError, match=f"^{line}$"):
         audit("results")

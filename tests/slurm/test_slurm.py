@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,10 +88,8 @@ def finished(tmp_path_factory, env) -> Path:
 def jobs(finished, env) -> dict[str, list[dict[str, str]]]:
     """What Slurm knows of that run's jobs: rule or group -> key -> value."""
     found: dict[str, list[dict[str, str]]] = {}
-    for text in slurm(env, "scontrol", "show", "job").split("\n\n"):
-        job = dict(re.findall(r"(\S+?)=(\S*)", text))
-        if job:
-            found.setdefault(re.sub("^rule_|_wildcards_.*", "", job["Comment"]), []).append(job)
+    for job in told(env):
+        found.setdefault(re.sub("^rule_|_wildcards_.*", "", job["Comment"]), []).append(job)
     return found
 
 
@@ -120,7 +119,7 @@ def test_a_job_that_runs_a_model_asks_for_what_its_size_says(finished, jobs, mon
     for rule, models in of_rule.items():
         asked = model_resources(config, models, 1)
         for job in jobs[rule]:
-            assert f"mem={asked['mem_mb']}M" in (job.get("TRES") or job["ReqTRES"]).split(",")
+            assert memory(job) == asked["mem_mb"]
             hours, minutes, _ = map(int, job["TimeLimit"].split(":"))
             assert 60 * hours + minutes == asked["runtime"]
             assert re.fullmatch(r"gres[:/]gpu[:=]1", job["TresPerJob"]) and job["Partition"] == "gpu"
@@ -131,7 +130,7 @@ def test_jobs_that_run_no_model_ask_for_one_cpu_little_memory_and_no_gpu(jobs):
     groups = {name for name in jobs if name.startswith(("data_", "tables_", "figures_"))}
     assert {name.split("_")[0] for name in groups} == {"data", "tables", "figures"}
     for job in (job for name in {*groups, "select_candidates"} for job in jobs[name]):
-        assert "mem=2000M" in (job.get("TRES") or job["ReqTRES"]).split(",")
+        assert memory(job) == 2000
         assert (job["NumCPUs"], job["Partition"]) == ("1", "cpu") and "TresPerJob" not in job
 
 
@@ -158,12 +157,30 @@ def running(env: dict[str, str]) -> list[str]:
     return slurm(env, "squeue", "-h", "-t", "RUNNING", "-o", "%i").split()
 
 
+def waiting(env: dict[str, str]) -> list[str]:
+    return slurm(env, "squeue", "-h", "-t", "PENDING", "-o", "%i").split()
+
+
+def told(env: dict[str, str], *job: str) -> list[dict[str, str]]:
+    """What Slurm knows of a job, or of all: key -> value."""
+    texts = slurm(env, "scontrol", "show", "job", *job).split("\n\n")
+    return [found for text in texts if (found := dict(re.findall(r"(\S+?)=(\S*)", text)))]
+
+
+def memory(job: dict[str, str]) -> int:
+    """What a job asked for [MB]."""
+    return int(re.search(r"mem=(\d+)M", job.get("TRES") or job["ReqTRES"])[1])
+
+
 def test_a_job_that_is_cancelled_is_done_again(finished, local, tmp_path, env):
     with evaluated_again(finished, tmp_path / "clone", env) as (process, jobs):
         victim = random.choice(jobs)
         slurm(env, "scancel", victim)
         printed = ended(process)
     assert f"SLURM-job '{victim}' failed, SLURM status is: 'CANCELLED'" in printed
+    (first,) = told(env, victim)
+    (again,) = (j for j in told(env) if j["Comment"] == first["Comment"] and int(j["JobId"]) > int(victim))
+    assert memory(again) == pytest.approx(2 * memory(first), abs=1), "sent again with more"
     same_tables(tmp_path / "clone", local)
     audited(tmp_path / "clone", env)
 
@@ -180,3 +197,30 @@ def test_a_node_that_fails_and_comes_back_costs_time_alone(finished, local, tmp_
     assert again and set(again) == {"1"}, "by Slurm itself"
     same_tables(tmp_path / "clone", local)
     audited(tmp_path / "clone", env)
+
+
+def test_snakemake_may_be_killed_while_its_jobs_are_in_the_queue(finished, local, tmp_path, env):
+    """Five kills at random moments; jobs go on without it, and one of the first run starts when all is done again."""
+    folder, rng = tmp_path / "clone", random.Random(3)
+    shutil.copytree(finished, folder)
+    for done in ("evaluation", "completeness", "attention_knockout"):
+        shutil.rmtree(folder / RUN / done)
+    command = ["--profile", "slurm", *IMPATIENT]
+    late = None
+    for _ in range(5):
+        process = started(folder, env, *command)
+        wait(lambda run=process: waiting(env) or run.poll() is not None, "a job that waits for a CPU")
+        if not late:
+            late = waiting(env)[-1]
+            slurm(env, "scontrol", "hold", late)
+        time.sleep(rng.uniform(2, 12))
+        process.kill()
+        process.communicate()
+    ended(started(folder, env, *command))
+    slurm(env, "scontrol", "release", late)
+    wait(lambda: not slurm(env, "squeue", "-h"), "the last jobs")
+    (job,) = told(env, late)
+    (log,) = (folder / "results" / "slurm_logs").rglob(f"{late}.log")
+    assert job["JobState"] == "FAILED" and "the run that sent this job is over" in log.read_text()
+    same_tables(folder, local)
+    audited(folder, env)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -49,6 +51,7 @@ def test_an_archive_has_everything_but_weights_and_activations(finished, packed)
     made = [json.loads((finished / name).read_text()) for name in records]
     files = {file["path"] for record in made for file in (*record["inputs"], *record["outputs"])}
     beside = {f"{RUN}/{name}" for name in ("manifest.json", "archive.json", "report.html", "ro-crate-preview.html")}
+    beside.add("__main__.py")
     assert sorted(names) == names
     assert set(names) == (files - set(OUTSIDE)) | set(records) | beside
 
@@ -64,6 +67,22 @@ def test_it_audits_by_itself_and_says_what_is_outside(finished, packed, tmp_path
     assert second == f"outside the archive, known by sha256 alone: {len(OUTSIDE)} files"
     assert [line.split()[0] for line in outside] == OUTSIDE
     assert all(len(line.split()[1]) == 64 for line in outside)
+
+
+@pytest.mark.parametrize("unpack", [False, True])
+def test_it_needs_python_alone(packed, elsewhere, tmp_path, unpack):
+    bare = [sys.executable, "-I", "-S", str(elsewhere if unpack else packed)]  # no package installed
+    done = subprocess.run(bare, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "match their records; digest" in done.stdout, done.stderr
+    assert not list((elsewhere / RUN).rglob("__pycache__"))
+    (elsewhere / RUN / "tables" / "table_1.csv").write_text("forged")
+    if not unpack:
+        bare[-1] = repacked(
+            packed, tmp_path / "forged.zip", lambda c: c.update({f"{RUN}/tables/table_1.csv": b"forged"})
+        )
+    done = subprocess.run(bare, cwd=tmp_path, capture_output=True, text=True)
+    line = f"mechdiff: {RUN}/tables/table_1.csv: does not match its recorded sha256"
+    assert done.returncode == 1 and done.stderr.startswith(line) and done.stderr.count("\n") == 1
 
 
 def test_unpacked_elsewhere_it_audits_and_explains_the_same(finished, elsewhere):
@@ -109,10 +128,10 @@ def test_a_byte_changed_in_any_file_of_it_is_named(elsewhere, monkeypatch):
 def test_a_byte_changed_inside_the_zip_is_named(packed, tmp_path):
     rng = np.random.default_rng(1)
     original, broken = packed.read_bytes(), tmp_path / "broken.zip"
-    entries = zipfile.ZipFile(packed).infolist()
+    entries = [entry for entry in zipfile.ZipFile(packed).infolist() if entry.file_size]
     for i in rng.choice(len(entries), 40, replace=False):
         content = entries[i].header_offset + 30 + len(entries[i].filename)
-        at = content + int(rng.integers(entries[i].compress_size))
+        at = content + int(rng.integers(entries[i].compress_size - 1))  # the last byte is padded
         broken.write_bytes(original[:at] + bytes([original[at] ^ 1]) + original[at + 1 :])
         with pytest.raises(InputError, match=f"^{entries[i].filename}: "):
             audit_archive(broken)
@@ -134,10 +153,14 @@ def repacked(packed: Path, to: Path, change) -> Path:
     [
         (lambda c: c.pop("config/objects.txt"), "config/objects.txt: missing"),
         (lambda c: c.pop(f"{RUN}/report.html"), f"{RUN}/report.html: missing"),
+        (lambda c: c.pop("__main__.py"), "__main__.py: missing"),
         (lambda c: c.pop(f"{RUN}/archive.json"), f"{RUN}/archive.json: missing"),
         (lambda c: c.update({"config/more.txt": b"x"}), "config/more.txt: does not belong into this archive"),
         (lambda c: c.update({"../more.txt": b"x"}), "../more.txt: does not belong into this archive"),
-        (lambda c: c.update({f"{RUN}/tables/x.csv": b"x"}), f"{RUN}/tables/x.csv: no record of this run names it"),
+        (
+            lambda c: c.update({f"{RUN}/tables/x.csv": b"x"}),
+            f"{RUN}/tables/x.csv: no record of this run names it; delete what an earlier config left",
+        ),
     ],
 )
 def test_a_file_that_is_missing_or_does_not_belong_is_named(packed, tmp_path, change, line):

@@ -6,6 +6,7 @@ read by stands here, written by hand.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mechdiff import provenance
 from micro import ROOT
 
 pytestmark = pytest.mark.whole_run
@@ -56,7 +56,7 @@ KEYS: dict[str, tuple[object, list[str]]] = {
     "minimality.threshold": (0.02, ["minimality"]),
     "evaluation.random_circuits": (3, ["evaluate_circuit"]),
     "evaluation.resamples": (300, RESAMPLED),
-    "stability.resamples": (101, ["select_candidates", "table_heads"]),
+    "stability.resamples": (101, ["stability", "table_heads"]),
     "stability.share": (0.9, ["table_heads"]),
     "completeness.random_subsets": (3, ["completeness"]),
     "desiderata.rows.train": (65, [*TRAINED_ON, "dcm"]),
@@ -101,11 +101,12 @@ ELSEWHERE = (
 class Graph:
     """Jobs by number: label (rule, and the wildcards that no job before it has), what each follows from, what runs."""
 
-    def __init__(self, folder: Path, config: dict) -> None:
+    def __init__(self, folder: Path, config: dict, project: Path = ROOT) -> None:
         (folder / "changed.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--dag"]
+        command = [sys.executable, "-m", "snakemake", "-s", str(project / "Snakefile"), "--dag"]
+        env = os.environ | {"PYTHONPATH": str(project / "workflow")}
         done = subprocess.run(
-            [*command, "--configfile", "changed.yaml"], cwd=folder, capture_output=True, text=True, timeout=300
+            [*command, "--configfile", "changed.yaml"], cwd=folder, env=env, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
         jobs = re.findall(r'^\s*(\d+)\[label = "(.*?)", .*style="(.*?)"\]', done.stdout, flags=re.MULTILINE)
@@ -191,24 +192,33 @@ for script in sys.argv[1:]:
 """
 
 
-def test_a_module_redoes_the_scripts_that_really_import_it(monkeypatch):
-    """What reading the sources says a script imports is what it does import, and each module changes their version."""
-    scripts = sorted(map(str, (ROOT / "workflow" / "scripts").glob("*.py")))
-    done = subprocess.run([sys.executable, "-c", IMPORTS, *scripts], capture_output=True, text=True, check=True)
-    real = {script: files for script, *files in map(str.split, done.stdout.splitlines())}
-    assert sorted(real) == scripts
-    reads = {script: provenance.imported_modules(script) for script in scripts}
-    monkeypatch.setattr(provenance, "imported_modules", reads.get)
-    used: dict[str, set[str]] = {}
-    for script, files in real.items():
-        said = {str(file) for file in reads[script]} - {str(Path(script).resolve())}
-        assert set(files) <= said, script
-        for file in said:
-            used.setdefault(file, set()).add(script)
-    before = {script: provenance.code_version(script) for script in scripts}
-    hashed = provenance.file_sha256
-    for module in sorted(used):
-        with monkeypatch.context() as patch:
-            patch.setattr(provenance, "file_sha256", lambda file, m=module: "new" if str(file) == m else hashed(file))
-            after = {script for script in scripts if provenance.code_version(script) != before[script]}
-        assert after == used[module], module
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """The workflow again, to be changed."""
+    project = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "workflow", project / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "envs", project / "envs")
+    shutil.copy2(ROOT / "Snakefile", project)
+    return project
+
+
+def test_a_module_redoes_what_really_imports_it_and_what_follows(copy, project):
+    scripts = sorted(map(str, (project / "workflow" / "scripts").glob("*.py")))
+    command, env = [sys.executable, "-c", IMPORTS, *scripts], os.environ | {"PYTHONPATH": str(project / "workflow")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    users: dict[Path, set[str]] = {}  # module -> rules, which are named as their scripts
+    for script, *modules in map(str.split, done.stdout.splitlines()):
+        for module in modules:
+            users.setdefault(Path(module), set()).add(Path(script).stem)
+    assert set.union(*users.values()) == {Path(script).stem for script in scripts}
+    unused = set((project / "workflow" / "mechdiff").rglob("*.py")) - set(users)
+    assert {"audit", "explain", "study"} <= {module.stem for module in unused}
+    for modules in [*({module} for module in sorted(users)), unused]:
+        rules = {rule for module in modules for rule in users.get(module, ())}
+        sources = {module: module.read_bytes() for module in modules}
+        for module, source in sources.items():
+            module.write_bytes(source + b"# changed\n")
+        graph = Graph(copy, yaml.safe_load((ROOT / CONFIG).read_text()), project)
+        assert graph.names(graph.runs) == graph.names(graph.following(graph.named(*rules))), sorted(modules)
+        for module, source in sources.items():
+            module.write_bytes(source)

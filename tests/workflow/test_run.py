@@ -20,9 +20,10 @@ from micro import ROOT
 from small_run import CONFIG, new_folder, snakemake
 
 TABLES, FIGURES = 13, 10
-# Splits and desiderata; check, means, four groups, candidates, minimality, masks, completeness, knockout and activation
-# patching of each model; circuits in models; one each across models, of position, of attention; verdict; crate.
-JOBS = 4 + 14 + 2 * 12 + 4 + 1 + 1 + 1 + TABLES + (FIGURES - 1) + 1 + 1  # Figures A1 and A2 come from one job
+# Splits and desiderata; check, means, four groups, candidates, stability, minimality, masks, completeness, knockout and
+# activation patching of each model; circuits in models; one each across models, of position, of attention; verdict;
+# crate.
+JOBS = 4 + 14 + 2 * 13 + 4 + 1 + 1 + 1 + TABLES + (FIGURES - 1) + 1 + 1  # Figures A1 and A2 come from one job
 
 
 def planned(folder: Path, *arguments: str) -> dict[str, int]:
@@ -110,13 +111,14 @@ def test_the_same_seed_gives_byte_identical_tables_and_figures(finished, tmp_pat
 
 def test_more_kept_heads_of_one_group_rerun_its_circuits_and_no_path_patching(finished, tmp_path):
     found = changed(finished, tmp_path, lambda c: c["plan"][1].update(keep=3))
-    both = {"select_candidates": 2, "minimality": 2, "completeness": 2, "dcm": 2}
+    both = {"select_candidates": 2, "stability": 2, "minimality": 2, "completeness": 2, "dcm": 2}
     assert found == jobs(both, EVALUATION, OF_A_CIRCUIT, OF_THE_BASES)
 
 
 def test_more_receivers_of_one_group_rerun_that_circuits_later_groups_and_what_follows(finished, tmp_path):
     found = changed(finished, tmp_path, lambda c: c["plan"][1].update(per_model={"mini-llama": {"receivers": 2}}))
-    of_the_base = {"path_patching": 2, "select_candidates": 1, "minimality": 1, "evaluate_circuit": 2, "cmap": 0}
+    of_the_base = {"path_patching": 2, "select_candidates": 1, "stability": 1, "minimality": 1}
+    of_the_base |= {"evaluate_circuit": 2, "cmap": 0}
     wanted = jobs(of_the_base, once("table_1") | SEEN, OF_A_CIRCUIT, OF_THE_BASES)
     for rule in ("cmap", "table_cmap", "figure_4", "figure_cmap_inputs"):  # of the fine-tuned model's circuit alone
         del wanted[rule]
@@ -125,7 +127,7 @@ def test_more_receivers_of_one_group_rerun_that_circuits_later_groups_and_what_f
 
 def test_a_fine_tuned_models_own_counts_leave_the_base_circuit_alone(finished, tmp_path):
     found = changed(finished, tmp_path, lambda c: c["plan"][2].update(per_model={"mini-goat": {"keep": 3}}))
-    own = {"select_candidates": 1, "minimality": 1, "evaluate_circuit": 2, "table_own_circuits": 1}
+    own = {"select_candidates": 1, "stability": 1, "minimality": 1, "evaluate_circuit": 2, "table_own_circuits": 1}
     assert found == jobs(own, OF_A_CIRCUIT)
 
 
@@ -179,7 +181,7 @@ def test_other_weights_redo_everything_of_that_model(finished, tmp_path):
     values = load_file(weights)
     save_file({name: value * 2 for name, value in values.items()}, weights)
     found = planned(folder, "--configfile", CONFIG)
-    own = once("check_model", "mean_activations", "select_candidates", "minimality", "attention_knockout")
+    own = once("check_model", "mean_activations", "select_candidates", "stability", "minimality", "attention_knockout")
     own |= {"path_patching": 4, "evaluate_circuit": 3}
     assert found == jobs(own, once("table_1", "table_own_circuits"), OF_A_CIRCUIT, FROM_KNOCKOUT)
 

@@ -1,9 +1,10 @@
 """A run in one file that audits by itself on another machine.
 
 1. The run is audited; what does not pass is not archived.
-2. Packed is every file that a record names, the records and the manifest, and the report and the preview where they are
-   in the run's folder. Left out are weights and activations, and what is not below the folder that the run was made in:
-   ``archive.json`` lists them with sha256 and size.
+2. Packed is every file that a record names, the records and the manifest, the report and the preview where they are in
+   the run's folder, and a program that audits all of it where there is nothing but Python. Left out are weights and
+   activations, and what is not below the folder that the run was made in: ``archive.json`` lists them with sha256 and
+   size.
 3. Names are sorted and times fixed: the same run gives the same bytes. Each file is hashed again as it is packed.
 4. The archive is written whole or not at all.
 
@@ -23,7 +24,18 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from mechdiff.audit import BESIDE, LISTING, Audit, audit, audit_run, listing_text, outside_files, recorded_files
+from mechdiff.audit import (
+    BESIDE,
+    LISTING,
+    PROGRAM,
+    Audit,
+    audit,
+    audit_run,
+    listing_text,
+    outside_files,
+    program,
+    recorded_files,
+)
 from mechdiff.errors import InputError
 from mechdiff.provenance import file_sha256
 from mechdiff.sealed import MANIFEST, SealedRun, open_run, stays_outside
@@ -94,7 +106,8 @@ def _names(run: SealedRun) -> list[str]:
     """What an archive of a run holds, sorted."""
     names = {file["path"] for file in recorded_files(run) if not stays_outside(file["path"])} | set(run.records)
     beside = (f"{run.name}/{name}" for name in BESIDE)
-    return sorted({*names, f"{run.name}/{MANIFEST}", f"{run.name}/{LISTING}", *filter(lambda n: _in(run, n), beside)})
+    names |= {PROGRAM, f"{run.name}/{MANIFEST}", f"{run.name}/{LISTING}"}
+    return sorted({*names, *filter(lambda n: _in(run, n), beside)})
 
 
 def _in(run: SealedRun, name: str) -> bool:
@@ -104,13 +117,14 @@ def _in(run: SealedRun, name: str) -> bool:
 def _contents(run: SealedRun) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file of an archive, in order; what a record names has to be as recorded."""
     files = recorded_files(run)
-    recorded = {file["path"]: file["sha256"] for file in files}
+    main = program(run, files)
+    recorded = {file["path"]: file["sha256"] for file in files} | {PROGRAM: main["sha256"]}
     beside = {name: file_sha256(run.root / name) for name in _names(run) if Path(name).name in BESIDE}
     for name in _names(run):
         if name == f"{run.name}/{LISTING}":
             yield name, listing_text(run, beside, outside_files(files)).encode()
             continue
-        content = (run.root / name).read_bytes()
+        content = (run.root / (main["path"] if name == PROGRAM else name)).read_bytes()
         wanted = recorded.get(name, beside.get(name))
         if wanted and sha256(content).hexdigest() != wanted:
             raise InputError(f"{name}: was changed while it was archived")

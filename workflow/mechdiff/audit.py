@@ -7,7 +7,7 @@ Steps, from the beginning of the chain to its end, so that the first file named 
 3. What a job read is what the job before it wrote, and what it read of the run some job wrote.
 4. The run's folder has no file that no record names. Logs are not artefacts; nor is what tells of a whole run.
 5. In an archive (see :mod:`mechdiff.archive`) weights and activations may be missing, and are then listed; what is
-   packed beside the artefacts has the sha256 of the archive's list.
+   packed beside the artefacts has the sha256 of the archive's list; its program is :mod:`mechdiff.self_audit`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from mechdiff.sealed import MANIFEST, SealedRun, open_run, read_below, stays_out
 
 TABLES, LOGS = "tables", "logs"
 LISTING = "archive.json"  # what an archive has beside a run's artefacts, and what it leaves out
+PROGRAM = "__main__.py"  # what python runs when it is given an archive: of the workflow's copy in the crate
+PROGRAM_OF_CRATE = "crate/workflow/mechdiff/self_audit.py"
 BESIDE = ("report.html", "ro-crate-preview.html")  # made of a finished run, by no job of it
 File = dict[str, Any]
 
@@ -59,6 +61,7 @@ def audit_run(folder: str | Path) -> Audit:
             run.verify(file)
     if archived:
         _verify_listing(run, outside_files(files))
+        run.verify({"path": PROGRAM, "sha256": program(run, files)["sha256"]})
     _require_no_others(run, files)
     return Audit(len(files) - len(outside), len(run.records), run.digest, tuple(outside_files(outside)))
 
@@ -90,6 +93,15 @@ def listing_text(run: SealedRun, beside: dict[str, str], outside: list[File]) ->
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
+def program(run: SealedRun, files: Iterable[File]) -> File:
+    """The recorded file that is the program of a run's archive."""
+    path = f"{run.name}/{PROGRAM_OF_CRATE}"
+    for file in files:
+        if file["path"] == path:
+            return file
+    raise InputError(f"{path}: no record of this run names it, so its archive cannot audit by itself")
+
+
 def _verify_listing(run: SealedRun, outside: list[File]) -> None:
     name = f"{run.name}/{LISTING}"
     listing = read_below(run.root, name)
@@ -104,10 +116,14 @@ def _verify_listing(run: SealedRun, outside: list[File]) -> None:
 
 def _require_no_others(run: SealedRun, files: Iterable[File]) -> None:
     """Refuse files in the run's folder that no record names; hidden ones are Snakemake's."""
+
+    def own(path: Path) -> bool:
+        return path.name.startswith(".") or path.relative_to(run.name).parts[0] == LOGS or path.as_posix() in known
+
     known = {file["path"] for file in files} | set(run.records)
     known |= {f"{run.name}/{name}" for name in (MANIFEST, LISTING, *BESIDE)}
-    for file in sorted(run.folder.rglob("*")):
-        path = file.relative_to(run.root)
-        hidden_or_log = path.name.startswith(".") or file.relative_to(run.folder).parts[0] == LOGS
-        if file.is_file() and not hidden_or_log and path.as_posix() not in known:
-            raise InputError(f"{path}: no record of this run names it")
+    files_there = (file.relative_to(run.root) for file in sorted(run.folder.rglob("*")) if file.is_file())
+    others = [path for path in files_there if not own(path)]
+    if others:
+        more = f", nor {len(others) - 1} others" if others[1:] else ""
+        raise InputError(f"{others[0]}: no record of this run names it{more}; delete what an earlier config left")

@@ -5,20 +5,32 @@
 3. What a killed job left hidden is removed when the same job is done again.
 
 A file in its place is always whole. A job that was killed between two renames lacks its record and is done again.
+
+A job can outlive the run that sent it: killed outright, Snakemake leaves its jobs to the machine or in a cluster's
+queue. Once the next run has taken over (:mod:`mechdiff.locks`) such a job writes nothing more.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
+from mechdiff.errors import InputError
+
+SENT_BY = "MECHDIFF_RUN"  # environment variable: a file that is there for as long as the run that sent this job
+
 
 @contextmanager
 def staged(outputs: list[str], last: str | None = None) -> Iterator[dict[str, Path]]:
-    """Output -> where to write it meanwhile. ``last``: the output that is moved after the others."""
+    """Output -> where to write it meanwhile. ``last``: the output that is moved after the others.
+
+    Raises InputError when the run that sent this job is over, OSError when a file cannot be moved.
+    """
+    require_run()
     folders: dict[Path, Path] = {}
     try:
         for parent in {Path(output).parent for output in outputs}:
@@ -28,8 +40,16 @@ def staged(outputs: list[str], last: str | None = None) -> Iterator[dict[str, Pa
             folders[parent] = Path(mkdtemp(prefix=prefix, suffix=".part", dir=parent))
         places = {output: folders[Path(output).parent] / Path(output).name for output in outputs}
         yield places
+        require_run()
         for output in sorted(outputs, key=lambda output: output == last):
             places[output].replace(output)
     finally:
         for folder in folders.values():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_run() -> None:
+    """InputError when the run that sent this job is over."""
+    run = os.environ.get(SENT_BY)
+    if run and Path(run).parent.is_dir() and not Path(run).exists():
+        raise InputError("the run that sent this job is over and another may have its place: nothing is written")

@@ -12,13 +12,19 @@ from mechdiff.errors import InputError
 from mechdiff.locks import hold
 from mechdiff.hub import FETCHED
 from mechdiff.resources import model_resources
+from mechdiff.staging import require_run
 
 try:
     config = configuration.checked(config)
 except InputError as error:
     sys.exit(f"mechdiff: config: {error}")
 
-if workflow.is_main_process and not workflow.dryrun and (line := hold(".snakemake")):
+if not workflow.is_main_process:  # a job on a node; Snakemake would remove the outputs of the job that replaced it
+    try:
+        require_run()
+    except InputError as error:
+        sys.exit(f"mechdiff: {error}")
+elif not workflow.dryrun and (line := hold(".snakemake")):
     print(f"mechdiff: {line}", file=sys.stderr)
 
 MISSING = configuration.missing_checkpoints(config)
@@ -37,7 +43,7 @@ GROUPS = [entry["group"] for entry in config["plan"]]
 FINE_TUNED = [name for name in MODELS if name != BASE]
 SPLITS = list(config["dataset"]["rows"])  # in the order they are drawn
 POSITION_GROUP = next((entry["group"] for entry in config["plan"] if entry["function"] == "position"), None)
-PER_MODEL = ["completeness", "attention_knockout"]  # one job each
+PER_MODEL = ["stability", "completeness", "attention_knockout"]  # one job each
 SHARDS = config["shards"]  # rule -> jobs that it is spread over
 USED = [*DESIDERATA, *(POSITIONAL if POSITION_GROUP else [])]  # desiderata
 FUNCTIONS = {entry["group"]: entry["function"] for entry in config["plan"]}

@@ -29,12 +29,10 @@ rule path_patching:
 
 rule select_candidates:
     input:
-        discovery=f"{RUN}/dataset/discovery.parquet",
         changes=lambda w: changes_of(w.model),
     output:
         candidates=f"{RUN}/candidates/{{model}}.json",
         scores=f"{RUN}/candidates/{{model}}.scores.parquet",
-        stability=f"{RUN}/candidates/{{model}}.stability.parquet",
         record=f"{RUN}/candidates/{{model}}.record.json",
     log:
         f"{RUN}/logs/select_candidates/{{model}}.log",
@@ -42,13 +40,33 @@ rule select_candidates:
         CONDA
     params:
         plan=selection_plan,
-        resamples=config["stability"]["resamples"],
-        seed=config["seed"],
         code=code("select_candidates"),
     message:
         "{wildcards.model}: select candidates"
     script:
         "../scripts/select_candidates.py"
+
+
+rule stability:
+    input:
+        discovery=f"{RUN}/dataset/discovery.parquet",
+        changes=lambda w: changes_of(w.model),
+    output:
+        chosen=f"{RUN}/stability/{{model}}.parquet",
+        record=f"{RUN}/stability/{{model}}.record.json",
+    log:
+        f"{RUN}/logs/stability/{{model}}.log",
+    conda:
+        CONDA
+    params:
+        plan=selection_plan,
+        resamples=config["stability"]["resamples"],
+        seed=config["seed"],
+        code=code("stability"),
+    message:
+        "{wildcards.model}: stability of the candidates"
+    script:
+        "../scripts/stability.py"
 
 
 rule minimality_pairs:

@@ -80,7 +80,7 @@ rule table_heads:
     input:
         circuits=CIRCUITS,
         candidates=expand(f"{RUN}/candidates/{{model}}.json", model=MODELS),
-        stability=expand(f"{RUN}/candidates/{{model}}.stability.parquet", model=MODELS),
+        stability=expand(f"{RUN}/stability/{{model}}.parquet", model=MODELS),
         functional=expand(f"{RUN}/dcm/{{model}}/functional.json", model=MODELS),
         checks=CHECKS,
         paper=PAPER,

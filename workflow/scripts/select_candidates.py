@@ -1,4 +1,4 @@
-"""Rule select_candidates: the circuit before pruning, and how stable it is (paper, section 4.1)."""
+"""Rule select_candidates: the circuit before pruning (paper, section 4.1)."""
 
 from typing import TYPE_CHECKING
 
@@ -7,8 +7,6 @@ import pandas as pd
 from mechdiff.columns import read_shards
 from mechdiff.path_patching import Step, score_table, select_candidates
 from mechdiff.provenance import job, write_text
-from mechdiff.seeds import stream
-from mechdiff.stability import chosen_shares
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -20,9 +18,6 @@ if __name__ == "__main__":
         name, changes = snakemake.wildcards.model, read_shards([e["group"] for e in p.plan], inputs.changes)
         scores = {group: score_table(name, group, table) for group, table in changes.items()}
         plan = [Step.from_config(entry, len(scores[entry["group"]])) for entry in p.plan]
-        circuit, scenes = select_candidates(plan, scores), pd.read_parquet(inputs.discovery)["scene_id"]
-        rng = stream(p.seed, "stability", name)
-        chosen = chosen_shares(plan if circuit.groups else [], changes, scenes, p.resamples, rng)
+        circuit = select_candidates(plan, scores)
         pd.concat(scores.values(), ignore_index=True).to_parquet(snakemake.output.scores, index=False)
-        chosen.to_parquet(snakemake.output.stability, index=False)
         write_text(snakemake.output.candidates, circuit.to_json())

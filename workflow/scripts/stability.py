@@ -1,0 +1,26 @@
+"""Rule stability: which heads discovery would choose again from other examples (not in the paper)."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mechdiff.columns import read_shards
+from mechdiff.path_patching import Step
+from mechdiff.provenance import job
+from mechdiff.seeds import stream
+from mechdiff.stability import chosen_shares
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        p, inputs = snakemake.params, snakemake.input
+        scenes = pd.read_parquet(inputs.discovery)["scene_id"]
+        changes = read_shards([entry["group"] for entry in p.plan], inputs.changes)
+        plan = [Step.from_config(entry, changes[entry["group"]].shape[1]) for entry in p.plan]
+        evaluated = not any(table.empty for table in changes.values())
+        rng = stream(p.seed, "stability", snakemake.wildcards.model)
+        chosen = chosen_shares(plan if evaluated else [], changes, scenes, p.resamples, rng)
+        chosen.to_parquet(snakemake.output.chosen, index=False)
