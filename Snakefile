@@ -27,9 +27,18 @@ rule all:
         all_records(),  # what was deleted with its record is made again
 
 
+for each in workflow.rules:
+    name_params(each)
+
+
 onstart:
     if MISSING:
         sys.exit("mechdiff: the run does not start, checkpoints are missing")
+    try:
+        take_over(".snakemake")
+        tell({"config": config, "code": CODE})
+    except (InputError, OSError) as error:
+        sys.exit(f"mechdiff: {error}")
 
 
 onsuccess:

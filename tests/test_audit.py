@@ -47,6 +47,19 @@ def test_an_untouched_run_passes_and_its_size_is_said(run):
     assert audit(RUN)[RUN] == found
 
 
+def test_a_run_on_another_disk_is_audited_and_so_is_what_a_link_in_it_leads_to(run):
+    disk = run / "disk"
+    Path("results/r").rename(disk)
+    Path("results/r").symlink_to(disk)
+    assert audit("results")[RUN].jobs == 2
+    (run / "more").mkdir()
+    (run / "more" / "forged.csv").write_text("x")
+    (disk / "more").symlink_to(run / "more")
+    (disk / "more" / "again").symlink_to(disk)
+    with pytest.raises(InputError, match=r"^results/r/more/forged\.csv: no record of this run names it"):
+        audit("results")
+
+
 def test_it_does_not_matter_from_where_the_run_is_named(run, monkeypatch):
     monkeypatch.chdir(RUN)
     assert [found.jobs for found in audit("..").values()] == [2]
@@ -116,6 +129,7 @@ def test_tables_of_an_unfinished_run_and_no_run_at_all_are_said(run):
     with pytest.raises(InputError, match=r"^results/r/manifest\.json: missing, so there is no finished run"):
         audit("results")
     Path("results/r2/tables").mkdir(parents=True)
+    Path("results/r2/tables/table.csv").write_text("t")
     seal()
     with pytest.raises(InputError, match=r"^results/r2/manifest\.json: missing"):
         audit("results")

@@ -38,14 +38,15 @@ def table(tmp_path, monkeypatch) -> str:
         Path(file).write_text(file)
     split, made = f"{RUN}/dataset/evaluation.parquet", f"{RUN}/tables/table_x.csv"
     pd.DataFrame({"scene_id": [0, 0, 1]}).to_parquet(split)
-    pd.DataFrame({"model": ["tuned"], "n": [3], "accuracy": [0.5], "low": [0.25], "high": [1.0]}).to_csv(
-        made, index=False
-    )
+    pd.DataFrame(
+        {"model": ["tuned"], "n": [3], "accuracy": [0.5], "low": [0.25], "high": [1.0], "paper_accuracy": 0.66}
+    ).to_csv(made, index=False)
+    Path("paper.yaml").write_text("0.66")
     records = [
         job(FETCHED, "fetch_model", [], [FETCHED], model=MODEL),
         job(split, "generate_dataset", [str(objects), FETCHED], [split], {"split": "evaluation"}, seed=7),
         job(f"{RUN}/rows", "measure", [FETCHED, split], [f"{RUN}/rows.txt"], {"model": "tuned"}, model=MODEL, memory=9),
-        job(f"{RUN}/tables/table_x", "table_x", [f"{RUN}/rows.txt"], [made]),
+        job(f"{RUN}/tables/table_x", "table_x", [f"{RUN}/rows.txt", "paper.yaml"], [made]),
     ]
     Path(f"{RUN}/manifest.json").write_text(manifest_text(build_manifest(RUN, records)))
     return made
@@ -69,14 +70,22 @@ def test_a_number_without_a_formula_has_its_interval_and_its_chain(table):
     assert (found["value"], found["low"], found["high"], found["n"]) == (0.5, 0.25, 1.0, 3)
     assert found["formula"] is None and found["printed"] is None
     assert [job["rule"] for job in found["jobs"]] == ["table_x", "measure", "fetch_model", "generate_dataset"]
-    assert found["jobs"][1]["params"] == {"model": MODEL}, "memory changes no number"
+    assert found["jobs"][1]["params"] == {"model": MODEL, "memory": 9}
+
+
+def test_a_number_of_the_paper_is_not_of_this_run(table):
+    found = explain(table, "tuned", "paper_accuracy")
+    assert (found["value"], found["n"], found["models"], found["datasets"]) == (0.66, None, [], [])
+    assert [job["rule"] for job in found["jobs"]] == ["table_x"]
+    assert [file["path"] for file in found["other_inputs"]] == ["paper.yaml"]
 
 
 def test_it_is_told_in_lines(table):
     text = explanation_text(explain(table, "tuned", "accuracy"))
     for line in (
         f"{table}: accuracy of model=tuned\n  exact    0.5 [0.25, 1.0], n = 3\n",
-        "\n  [2] measure model=tuned\n      with   model=tuned(float32, cpu)\n      code   c0de, no git checkout\n",
+        "\n  [2] measure model=tuned\n      with   model=tuned(float32, cpu) memory=9\n",
+        "\n      code   c0de, no git checkout\n",
         "\n      on     cuda:0 (A GPU), 2 threads; ",
         "\n    [3] fetch_model\n",
         "split evaluation, 3 rows, 2 scenes, seed 7, drawn from\n",

@@ -1,5 +1,7 @@
 """Code versions, records and manifests. What the audit finds in a real run is in workflow/test_run.py."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import yaml
@@ -14,6 +16,7 @@ from mechdiff.provenance import (
     file_sha256,
     hashed_files,
     imported_modules,
+    job,
     manifest_matches,
     read_record,
     write_text,
@@ -114,3 +117,12 @@ def test_the_device_is_the_one_that_was_computed_on(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda i: 7 * i)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "A GPU")
     assert environment(1)["device"] == "cuda:1 (A GPU)"
+
+
+def test_a_job_whose_code_is_not_what_its_run_began_with_stops_with_one_line(tmp_path, capsys):
+    known = {"rule": "verdict", "scriptdir": str(SCRIPTS), "threads": 1, "log": [tmp_path / "log"]}
+    with pytest.raises(SystemExit), job(SimpleNamespace(**known, params={"code": "of yesterday"})):
+        raise AssertionError("it does not begin")
+    line = "verdict was changed after this run began; start the run again\n"
+    assert capsys.readouterr().err == f"mechdiff: the code of rule {line}"
+    assert (tmp_path / "log").read_text() == f"verdict: the code of rule {line}"

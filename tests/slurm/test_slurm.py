@@ -176,6 +176,8 @@ def test_a_job_that_is_cancelled_is_done_again(finished, local, tmp_path, env):
     with evaluated_again(finished, tmp_path / "clone", env) as (process, jobs):
         victim = random.choice(jobs)
         slurm(env, "scancel", victim)
+        mine = tmp_path / "clone" / "my.yaml"  # edited for the next run, while jobs of this one are still to come
+        mine.write_text(mine.read_text().replace("resamples: 200", "resamples: 300"))
         printed = ended(process)
     assert f"SLURM-job '{victim}' failed, SLURM status is: 'CANCELLED'" in printed
     (first,) = told(env, victim)
@@ -200,13 +202,14 @@ def test_a_node_that_fails_and_comes_back_costs_time_alone(finished, local, tmp_
 
 
 def test_snakemake_may_be_killed_while_its_jobs_are_in_the_queue(finished, local, tmp_path, env):
-    """Five kills at random moments; jobs go on without it, and one of the first run starts when all is done again."""
+    """Five kills at random moments. The next run cancels the jobs of the killed one; one that was held back starts when
+    all is done again, and touches nothing."""
     folder, rng = tmp_path / "clone", random.Random(3)
     shutil.copytree(finished, folder)
     for done in ("evaluation", "completeness", "attention_knockout"):
         shutil.rmtree(folder / RUN / done)
     command = ["--profile", "slurm", *IMPATIENT]
-    late = None
+    before, late = max((job["JobId"] for job in told(env)), key=int), None
     for _ in range(5):
         process = started(folder, env, *command)
         wait(lambda run=process: waiting(env) or run.poll() is not None, "a job that waits for a CPU")
@@ -219,6 +222,7 @@ def test_snakemake_may_be_killed_while_its_jobs_are_in_the_queue(finished, local
     ended(started(folder, env, *command))
     slurm(env, "scontrol", "release", late)
     wait(lambda: not slurm(env, "squeue", "-h"), "the last jobs")
+    assert "CANCELLED" in {job["JobState"] for job in told(env) if int(job["JobId"]) >= int(before)}
     (job,) = told(env, late)
     (log,) = (folder / "results" / "slurm_logs").rglob(f"{late}.log")
     assert job["JobState"] == "FAILED" and "the run that sent this job is over" in log.read_text()

@@ -10,7 +10,7 @@ import pytest
 
 from mechdiff.cells import key_columns, read_table
 from mechdiff.errors import InputError
-from mechdiff.explain import explain
+from mechdiff.explain import explain, printed_cell
 from mechdiff.provenance import digest, file_sha256, manifest_text
 from small_run import RUN, copy_of, mechdiff
 
@@ -85,6 +85,12 @@ def test_any_number_of_any_table_has_a_chain(run):
             assert found["jobs"][0]["outputs"][0]["path"] == f"{RUN}/tables/{file.stem}.csv"
             assert found["datasets"], file
             assert found["printed"], "the printed table has the same rows"
+
+
+def test_the_printed_cell_is_found_under_its_title_in_any_table(run):
+    table = read_table(run / "tables" / "table_cmap.parquet")
+    found = explain(run / "tables" / "table_cmap.csv", row_of(table, 0), "gain")
+    assert printed_cell(found) == found["printed"]["gain"]
 
 
 def test_every_job_of_the_chain_is_told_once_with_what_it_read_and_wrote(run):

@@ -158,6 +158,13 @@ def test_a_config_value_redoes_what_reads_it_and_what_follows(copy, key):
     assert graph.names(graph.runs) == graph.names(graph.following(graph.named(*readers)))
 
 
+def test_values_that_change_places_are_a_change(copy):
+    config = yaml.safe_load((ROOT / CONFIG).read_text())
+    config["dcm"] = {"epochs": config["dcm"]["batch_size"], "batch_size": 2}
+    graph = Graph(copy, config)
+    assert graph.names(graph.runs) == graph.names(graph.following(graph.named("dcm")))
+
+
 @pytest.mark.parametrize("key", KEYS_OF_GOAT)
 def test_a_value_of_one_model_leaves_the_other_alone(copy, key):
     value, readers = KEYS_OF_GOAT[key]

@@ -98,6 +98,7 @@ def test_the_readmes_notebook_has_the_runs_numbers(finished, monkeypatch, capsys
     assert "B at last: L3 H1, L3 H0" in capsys.readouterr().out
 
 
+@pytest.mark.whole_run
 def test_the_same_seed_gives_byte_identical_tables_and_figures(finished, tmp_path):
     again = new_folder(tmp_path / "again")
     done = snakemake(again, "--configfile", CONFIG)
@@ -284,6 +285,7 @@ def test_the_papers_run_is_planned_without_its_checkpoints_and_does_not_start(tm
     assert not list(folder.rglob("*.parquet"))
 
 
+@pytest.mark.whole_run
 def test_a_model_near_chance_gets_no_circuit_and_everything_else_still_runs(tmp_path):
     folder = new_folder(tmp_path / "weak")
     weak = folder / "resources/models/mini-weak"

@@ -2,17 +2,23 @@
 
 The package reads top-down as the experiment does. A module imports from those above it and never from those below:
 
-    errors, seeds, heads       what a user can mend; random streams; heads, groups and circuits
-    task, dataset              scenes, prompts and named positions; the splits
-    checkpoints, hub, config   models, read without opening them; those of the hub, fetched; the configuration
-    models, loading, examples  networks as they are patched; checkpoints opened for it; splits as tensors
-    reference                  the plain engine: whole forward passes with hooks
-    model_check                before any experiment: is the model read correctly?
-    path_patching              circuit discovery (paper, section 4.1)
-    evaluation, minimality     F(C), faithfulness, random circuits; pruning (section 4.2, appendix B)
-    provenance, progress       where each number came from; how far long work is
-    intervals, tables          what a reader sees
-    audit, cli                 the ``mechdiff`` command
+    errors, seeds, heads, shards         what a user can mend; random streams; groups and circuits; blocks of examples
+    task, dataset, desiderata            scenes, prompts and named positions; the splits; pairs with a known effect
+    checkpoints, hub, config             models, read without opening them; those of the hub, fetched; the configuration
+    models, hooks, loading, examples     networks as they are patched; checkpoints opened for it; splits as tensors
+    engine, reference                    recomputed causal cones; whole forward passes, to which the engine is held
+    model_check                          before any experiment: is the model read correctly?
+    path_patching, stability             circuit discovery (paper, section 4.1); would it find the same again?
+    evaluation, minimality, completeness F(C), faithfulness, random circuits; pruning (section 4.2, appendices B and C)
+    dcm, activation_patching             which heads carry what (sections 5.1 and 5.2)
+    cmap, attention_knockout             across models (section 6); edges of attention (appendix A)
+    staging, provenance, progress        outputs whole or not at all; where each number came from; how far work is
+    locks, resources                     runs that were killed; what a job asks of a cluster
+    columns, intervals, published        words, resampled scenes and the paper's numbers, for
+    tables, figures, verdict             what a reader sees
+    sealed, audit, archive               a finished run; verified; packed into one file
+    explain, run_diff, crate             the origin of one cell; two runs compared; a run as other tools read it
+    study, cli                           the same in a notebook; the ``mechdiff`` command
 
 ``family`` trains the default models; nothing else imports it.
 """

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mechdiff.errors import InputError
-from mechdiff.sealed import MANIFEST, SealedRun, open_run, read_below, stays_outside
+from mechdiff.sealed import MANIFEST, SealedRun, files_below, open_run, read_below, stays_outside
 
 TABLES, LOGS = "tables", "logs"
 LISTING = "archive.json"  # what an archive has beside a run's artefacts, and what it leaves out
@@ -41,7 +41,9 @@ class Audit:
 
 def audit(folder: str | Path) -> dict[str, Audit]:
     """Verify every run under a folder, run by run. Raises InputError that names the first file that does not match."""
-    found = {path.parent for name in (MANIFEST, TABLES) for path in Path(folder).rglob(name)}
+    files = list(files_below(Path(folder))) if Path(folder).is_dir() else []
+    found = {file.parent for file in files if file.name == MANIFEST}
+    found |= {file.parents[1] for file in files if file.parent.name == TABLES}
     runs = sorted(run for run in found if found.isdisjoint(run.parents))  # a run's crate has a copy of the workflow
     if not runs:
         raise InputError(f"{folder}: no {MANIFEST} in it, so no finished run to audit")
@@ -122,8 +124,7 @@ def _require_no_others(run: SealedRun, files: Iterable[File]) -> None:
 
     known = {file["path"] for file in files} | set(run.records)
     known |= {f"{run.name}/{name}" for name in (MANIFEST, LISTING, *BESIDE)}
-    files_there = (file.relative_to(run.root) for file in sorted(run.folder.rglob("*")) if file.is_file())
-    others = [path for path in files_there if not own(path)]
+    others = [path for path in (file.relative_to(run.root) for file in files_below(run.folder)) if not own(path)]
     if others:
         more = f", nor {len(others) - 1} others" if others[1:] else ""
         raise InputError(f"{others[0]}: no record of this run names it{more}; delete what an earlier config left")

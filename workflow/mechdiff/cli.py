@@ -16,7 +16,8 @@ from mechdiff.errors import InputError
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of a pipe may leave early
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of a pipe may leave early
     try:
         options.run(options)
     except (InputError, OSError) as error:

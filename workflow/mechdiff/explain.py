@@ -20,10 +20,10 @@ import pandas as pd
 
 from mechdiff.cells import find_row, read_table, row_key
 from mechdiff.errors import InputError
-from mechdiff.formulas import belongs_to_row, formula, has_formula, printed_title
+from mechdiff.formulas import PUBLISHED, belongs_to_row, formula, has_formula, printed_title
 from mechdiff.sealed import MANIFEST, WEIGHTS, Record, SealedRun, open_run, stays_outside
 
-UNIMPORTANT = ("code", "memory", "seed")  # parameters told elsewhere, or that change no number
+TOLD_APART = ("code", "seed")  # parameters
 DATASETS = {"generate_dataset": "split", "generate_desideratum": "desideratum"}  # rule -> what it makes one of
 
 
@@ -44,7 +44,7 @@ def explain(table_file: str | Path, row: str, column: str) -> dict[str, Any]:
     found = {"table": path, "row": row_key(table, number), "column": column} | _numbers(cell, column)
     found["printed"] = _printed(run, record, number, len(table))
     with_formula = has_formula(record, column)
-    of_row = {f["path"]: not with_formula or belongs_to_row(_record_of(run, f["path"]), cell) for f in record["inputs"]}
+    of_row = {f["path"]: _is_behind(run, f["path"], cell, column, with_formula) for f in record["inputs"]}
     chain = _chain(run, made_by, {path for path, is_of_it in of_row.items() if not is_of_it})
     for name in chain:
         for file in (*run.records[name]["inputs"], *run.records[name]["outputs"]):
@@ -79,7 +79,9 @@ def _numbers(row: pd.Series, column: str) -> dict[str, Any]:
     """The cell's exact value, the ends of its interval and n, where the table has them."""
     low, high = (f"{column}_low", f"{column}_high") if column != "accuracy" else ("low", "high")
     names = {"value": column, "low": low, "high": high, "n": "n"}
-    return {key: _builtin(row[name]) if name in row else None for key, name in names.items()}
+    if column.startswith(PUBLISHED):
+        del names["n"]  # it is of this run
+    return {key: _builtin(row[names[key]]) if names.get(key) in row else None for key in ("value", "low", "high", "n")}
 
 
 def _printed(run: SealedRun, record: Record, number: int, rows: int) -> dict[str, str] | None:
@@ -97,12 +99,16 @@ def printed_cell(found: Mapping[str, Any]) -> str:
     printed = found["printed"]
     if printed is None:
         return "not in the printed table"
-    title = printed_title(found["column"])
-    return printed.get(title) or " | ".join(printed.values())
+    title = printed_title(found["column"]).lower()
+    own = (text for name, text in printed.items() if name.lower() == title)
+    return next(own, None) or " | ".join(printed.values())
 
 
-def _record_of(run: SealedRun, path: str) -> Record | None:
-    return run.records.get(run.maker.get(path, ""))
+def _is_behind(run: SealedRun, path: str, row: pd.Series, column: str, with_formula: bool) -> bool:
+    """Whether a file that the table's job read is behind the cell."""
+    if column.startswith(PUBLISHED):
+        return path not in run.maker
+    return not with_formula or belongs_to_row(run.records.get(run.maker.get(path, "")), row)
 
 
 def _chain(run: SealedRun, first: str, left_out: Iterable[str]) -> list[str]:
@@ -128,7 +134,7 @@ def _job(run: SealedRun, name: str, numbers: Mapping[str, int]) -> dict[str, Any
         "job": numbers[name],
         "rule": record["rule"],
         "wildcards": record["wildcards"],
-        "params": {key: value for key, value in params.items() if key not in UNIMPORTANT},
+        "params": {key: value for key, value in params.items() if key not in TOLD_APART},
         "seed": params.get("seed"),
         "code": record["code"]["version"],
         "git": record["git"],

@@ -127,4 +127,4 @@ def printed_title(column: str) -> str:
     """Under which title a column, or the end of its interval, is printed."""
     for ending in ENDS:
         column = column.removesuffix(ending)
-    return QUANTITIES.get(column, column.replace("_", " ").capitalize())
+    return QUANTITIES.get(column, column.replace("_", " "))

@@ -28,6 +28,7 @@ from mechdiff import __version__
 from mechdiff.errors import InputError
 from mechdiff.staging import staged
 
+NAMED = "named"  # a rule's parameter that tells Snakemake the names of the others
 PACKAGE = Path(__file__).resolve().parent
 PACKAGES = (
     *("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "huggingface_hub"),
@@ -116,6 +117,7 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
         torch.use_deterministic_algorithms(True)
     started, clock, notes = datetime.now(UTC), time.monotonic(), {}
     try:
+        code, git = _code(snakemake), git_state()  # of what runs, whatever is edited meanwhile
         inputs, outputs = hashed_files(snakemake.input), snakemake.output
         record_file = outputs.get("record")
         with staged(list(outputs), last=record_file) as places:
@@ -123,7 +125,7 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
             yield notes
             if record_file:
                 made = {place: output for output, place in places.items() if output != record_file}
-                record = _record(snakemake, inputs, made, notes, started, clock)
+                record = _record(snakemake, inputs, made, notes, started, clock) | {"code": code, "git": git}
                 write_text(places[record_file], json.dumps(record, indent=2, sort_keys=True) + "\n")
         _log(snakemake, f"{snakemake.rule}: done in {time.monotonic() - clock:.1f} s. {json.dumps(notes)}")
     except (InputError, OSError) as error:
@@ -146,13 +148,11 @@ def _record(
         "mechdiff": __version__,
         "rule": snakemake.rule,
         "wildcards": dict(snakemake.wildcards.items()),
-        "params": dict(snakemake.params.items()),
+        "params": {name: value for name, value in snakemake.params.items() if name != NAMED},
         "inputs": inputs,
         "outputs": hashed_files(made),
         "notes": notes,
-        "code": _code(snakemake.scriptdir, snakemake.rule),
         "environment": environment(snakemake.threads),
-        "git": git_state(),
         "started": started.isoformat(timespec="seconds"),
         "wall_seconds": round(time.monotonic() - clock, 3),
     }
@@ -181,9 +181,12 @@ def _inside(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
 
 
-def _code(scripts: str, rule: str) -> dict[str, Any]:
-    modules = _modules(Path(scripts) / f"{rule}.py")
-    return {"version": _version_of(modules), "modules": modules}
+def _code(snakemake: Any) -> dict[str, Any]:
+    modules = _modules(Path(snakemake.scriptdir) / f"{snakemake.rule}.py")
+    version = _version_of(modules)
+    if snakemake.params.get("code", version) != version:
+        raise InputError(f"the code of rule {snakemake.rule} was changed after this run began; start the run again")
+    return {"version": version, "modules": modules}
 
 
 def environment(threads: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ The first file that is wrong is named, in one line. What records name is hashed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os.path import abspath
@@ -80,6 +80,17 @@ def open_run(folder: str | Path) -> SealedRun:
         _verify(root / name, sha256, name)
     records = {name: read_below(root, name) for name in manifest["records"]}
     return SealedRun(root, manifest["run"], manifest["digest"], in_order(records))
+
+
+def files_below(folder: Path, inside: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Every file below a folder, sorted; folders that are links are entered too, but not from inside themselves."""
+    real = folder.resolve()
+    if real not in inside:
+        for path in sorted(folder.iterdir()):
+            if path.is_dir():
+                yield from files_below(path, (*inside, real))
+            elif path.is_file():
+                yield path
 
 
 def read_below(root: Path, name: str) -> Any:

@@ -1,7 +1,9 @@
+import json
 import re
 import sys
 import time
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 
 from mechdiff import config as configuration
@@ -9,23 +11,25 @@ from mechdiff import provenance
 from mechdiff.checkpoints import checkpoint_files, tokenizer_files, tokenizer_folder
 from mechdiff.desiderata import DESIDERATA, POSITIONAL
 from mechdiff.errors import InputError
-from mechdiff.locks import hold
+from mechdiff.locks import hold, take_over, tell, told
 from mechdiff.hub import FETCHED
 from mechdiff.resources import model_resources
-from mechdiff.staging import require_run
 
 try:
-    config = configuration.checked(config)
+    TOLD = None if workflow.is_main_process else told()  # a job on a node has config and code of the run that sent it
+except InputError as error:
+    sys.exit(f"mechdiff: {error}")
+try:
+    config = TOLD["config"] if TOLD else configuration.checked(config)
 except InputError as error:
     sys.exit(f"mechdiff: config: {error}")
+CODE = TOLD["code"] if TOLD else {}  # rule -> version
 
-if not workflow.is_main_process:  # a job on a node; Snakemake would remove the outputs of the job that replaced it
-    try:
-        require_run()
-    except InputError as error:
-        sys.exit(f"mechdiff: {error}")
-elif not workflow.dryrun and (line := hold(".snakemake")):
-    print(f"mechdiff: {line}", file=sys.stderr)
+if workflow.is_main_process:
+    if line := hold(".snakemake"):
+        print(f"mechdiff: {line}", file=sys.stderr)
+    if "--unlock" in sys.argv:
+        take_over(".snakemake", elsewhere_too=True)
 
 MISSING = configuration.missing_checkpoints(config)
 for line in MISSING:  # the whole run can be planned all the same; it will not start, see onstart
@@ -86,7 +90,22 @@ wildcard_constraints:
 
 def code(rule_name):
     """The code version of a rule's script: a change in a module reruns the rules that use it and no others."""
-    return provenance.code_version(f"{workflow.basedir}/workflow/scripts/{rule_name}.py")
+    if rule_name not in CODE:
+        CODE[rule_name] = provenance.code_version(f"{workflow.basedir}/workflow/scripts/{rule_name}.py")
+    return CODE[rule_name]
+
+
+def name_params(of_rule):
+    """Let Snakemake tell a rule's parameters by their names too. It compares the values alone, as a set, and would not see
+    that 7 boxes and seed 10 became 10 boxes and seed 7."""
+    known = dict(of_rule.params.items())
+    of_wildcards = {name for name, value in known.items() if callable(value) and len(signature(value).parameters) == 1}
+    plain = {name: value for name, value in known.items() if not callable(value)}
+
+    def named(wildcards):
+        return json.dumps(plain | {name: known[name](wildcards) for name in of_wildcards}, sort_keys=True, default=str)
+
+    of_rule.set_params(**{provenance.NAMED: named})
 
 
 def step(wildcards):
@@ -173,10 +192,15 @@ def model_job(*more):
     return {resource: asked(resource) for resource in ("mem_mb", "runtime", "gpu")}
 
 
+def fetched_model(wildcards):
+    """The model of the config that is fetched into a folder."""
+    return next(m for m in CHECKPOINTS.values() if m.hub and Path(m.path).parts[-2:] == tuple(wildcards))
+
+
 def fetched(wildcards):
     """What decides which files of a model of the hub are fetched."""
-    model = next(m for m in CHECKPOINTS.values() if m.hub and Path(m.path).parts[-2:] == tuple(wildcards))
-    return {key: getattr(model, key) for key in ("name", "path", "hub", "adapter", "allow_pickle", "trust_remote_code")}
+    model = fetched_model(wildcards)
+    return {key: getattr(model, key) for key in ("hub", "adapter", "allow_pickle", "trust_remote_code")}
 
 
 def all_records():

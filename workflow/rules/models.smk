@@ -12,6 +12,7 @@ rule fetch_model:
         CONDA
     params:
         model=fetched,
+        name=lambda wildcards, output: fetched_model(wildcards).name,  # for errors: another config's name changes nothing
         revision=lambda w: w.revision,
         code=code("fetch_model"),
     message:

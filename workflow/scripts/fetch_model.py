@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        p = snakemake.params
-        fetch(Checkpoint(**p.model), p.revision, snakemake.output.folder)
+        p, folder = snakemake.params, snakemake.output.folder
+        fetch(Checkpoint(p.name, folder, **p.model), p.revision, folder)
