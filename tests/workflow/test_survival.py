@@ -96,9 +96,9 @@ def test_killed_at_random_moments_it_goes_on_and_ends_the_same(undisturbed, tmp_
 
 
 def test_a_full_disk_stops_it_with_one_line_and_it_goes_on_when_there_is_room(undisturbed, tmp_path):
-    """No file may grow beyond 20 kB: writing more fails as it does on a full disk."""
+    """No file may grow beyond 60 kB: writing more fails as it does on a full disk."""
     folder = new_folder(tmp_path / "full")
-    run = start(folder, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY)))
+    run = start(folder, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY)))
     assert run.wait(600) != 0
     log = (folder / "log").read_text()
     (line, *_) = [line for line in log.splitlines() if line.startswith("mechdiff: ")]

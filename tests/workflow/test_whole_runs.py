@@ -53,7 +53,9 @@ def run_in(folder: Path, config: str) -> Path:
     return folder / "results" / yaml.safe_load(config)["run"]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize(
+    "family", ["gemma2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "gpt_neox"))]
+)
 def test_a_checkpoint_of_another_family_goes_through_everything(family, tokenizer, tmp_path):
     assert len(CONFIG.splitlines()) <= 15
     size = {"vocab_size": tokenizer.get_vocab_size()}
