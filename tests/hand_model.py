@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mechdiff.models import PatchableModel, by_product
+from mechdiff.attending import by_product
+from mechdiff.models import PatchableModel
 
 HEADS, WIDTH = 2, 2
 

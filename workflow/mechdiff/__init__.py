@@ -5,7 +5,8 @@ The package reads top-down as the experiment does. A module imports from those a
     errors, seeds, heads, shards         what a user can mend; random streams; groups and circuits; blocks of examples
     task, dataset, desiderata            scenes, prompts and named positions; the splits; pairs with a known effect
     checkpoints, hub, config             models, read without opening them; those of the hub, fetched; the configuration
-    models, hooks, loading, examples     networks as they are patched; checkpoints opened for it; splits as tensors
+    attending, models, hooks             attention, stood in for; networks as they are patched
+    loading, examples                    checkpoints opened for it; splits as tensors
     engine, reference                    recomputed causal cones; whole forward passes, to which the engine is held
     model_check                          before any experiment: is the model read correctly?
     path_patching, stability             circuit discovery (paper, section 4.1); would it find the same again?

@@ -78,10 +78,9 @@ def _run_of(table: Path) -> tuple[SealedRun, str]:
 def _numbers(row: pd.Series, column: str) -> dict[str, Any]:
     """The cell's exact value, the ends of its interval and n, where the table has them."""
     low, high = (f"{column}_low", f"{column}_high") if column != "accuracy" else ("low", "high")
-    names = {"value": column, "low": low, "high": high, "n": "n"}
-    if column.startswith(PUBLISHED):
-        del names["n"]  # it is of this run
-    return {key: _builtin(row[names[key]]) if names.get(key) in row else None for key in ("value", "low", "high", "n")}
+    n = None if column.startswith(PUBLISHED) else "n"  # which is of this run
+    names = {"value": column, "low": low, "high": high, "n": n}
+    return {key: _builtin(row[name]) if name in row else None for key, name in names.items()}
 
 
 def _printed(run: SealedRun, record: Record, number: int, rows: int) -> dict[str, str] | None:

@@ -13,7 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mechdiff.models import PatchableModel, Scoring, standing_in
+from mechdiff.attending import Scoring, standing_in
+from mechdiff.models import PatchableModel
 
 Edit = Callable[[int, Tensor], Tensor]
 EditVectors = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]

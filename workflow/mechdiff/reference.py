@@ -15,12 +15,13 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from mechdiff.attending import Scoring
 from mechdiff.engine.edits import Block, Edit, Keep, Mix, Part, PathPatch, Replace
 from mechdiff.engine.outcome import Outcome, joined
 from mechdiff.examples import Examples
 from mechdiff.heads import Head
 from mechdiff.hooks import attending, capture_outputs, editing_outputs, editing_vectors, last_logits
-from mechdiff.models import PatchableModel, Scoring
+from mechdiff.models import PatchableModel
 
 Kept = dict[Part, list[Tensor]]  # per layer [N, T, H, d]
 VECTORS = (Part.QUERY, Part.KEY, Part.VALUE)

@@ -21,7 +21,7 @@ from tempfile import mkdtemp
 
 from mechdiff.errors import InputError
 
-SENT_BY = "MECHDIFF_RUN"  # environment variable: a file that is there for as long as the run that sent this job
+SENT_BY = "MECHDIFF_RUN"  # environment variable: a folder that is there for as long as the run that sent this job
 
 
 @contextmanager

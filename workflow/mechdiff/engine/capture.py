@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mechdiff.attending import Scoring
 from mechdiff.engine.attention import causal
 from mechdiff.engine.edits import Part
-from mechdiff.models import PatchableModel, Scoring
+from mechdiff.models import PatchableModel
 
 
 @dataclass(frozen=True)

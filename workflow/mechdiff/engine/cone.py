@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mechdiff.attending import Scoring
 from mechdiff.engine.attention import folded, in_window
 from mechdiff.engine.capture import Capture
 from mechdiff.engine.rows import BASE, Rows
-from mechdiff.models import PatchableModel, Scoring
+from mechdiff.models import PatchableModel
 
 # (layer, queries [n, H, R, Q, d], keys, values [n, K, R, S, d]) -> the same, edited
 EditVectors = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
