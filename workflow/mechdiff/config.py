@@ -17,12 +17,12 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
 from mechdiff.checkpoints import (
     CONFIG,
@@ -48,7 +48,7 @@ TRAINED = re.compile(rf"{MADE_HERE}seed[0-9]{{1,9}}/({'|'.join(MEMBERS)})")  # m
 COMMIT = re.compile("[0-9a-f]{40}")
 PRODUCT = Path(__file__).resolve().parents[2]
 SCHEMA = PRODUCT / "workflow" / "schemas" / "config.schema.yaml"
-DEFAULT_CONFIG, OBJECTS = "config/config.yaml", "config/objects.txt"
+DEFAULT_CONFIG, OBJECT_LIST = "config/config.yaml", "config/objects.txt"
 # Names that rules use themselves, where files or cells of these would have theirs.
 TAKEN_RUNS = (Path(MADE_HERE).name, Path(FETCHED).name, "slurm_logs")  # folders in results/
 TAKEN_MODELS = ("points",)  # completeness/points.parquet
@@ -64,14 +64,14 @@ def checked(config: Mapping[str, Any], folder: str = ".") -> dict[str, Any]:
 
     folder: what relative paths of the config start from.
     """
-    schema = yaml.safe_load(SCHEMA.read_text())
+    schema = _schema()
     filled = copy.deepcopy(dict(config))
     _check_names_and_numbers(filled)
     problems = sorted(Validator(schema, format_checker=FORMATS).iter_errors(filled), key=_place)
     if problems:
         raise InputError(_explain(problems[0]))
     filled = _with_defaults(filled, schema, folder)
-    filled["task"]["objects"] = filled["task"]["objects"] or shipped(OBJECTS)
+    filled["task"]["objects"] = filled["task"]["objects"] or shipped(OBJECT_LIST)
     _check_names(filled)
     _check_models(filled)
     _check_plan(filled)
@@ -79,6 +79,11 @@ def checked(config: Mapping[str, Any], folder: str = ".") -> dict[str, Any]:
     _check_shards(filled)
     _check_task(filled)
     return filled
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return read_yaml(SCHEMA)
 
 
 def base_model(config: Mapping[str, Any]) -> str:
@@ -102,9 +107,7 @@ def read_objects(path: str | Path) -> list[str]:
         if not word.isprintable():
             raise InputError(f"task.objects: {path}: line {line}: {_shown(word)} is not all visible; allowed: a word")
     words = [word for word in words if word]
-    counts = Counter(
-        unicodedata.normalize("NFC", word) for word in words
-    )  # letters look the same however they are written
+    counts = Counter(unicodedata.normalize("NFC", word) for word in words)  # the same letters, however written
     if repeated := [word for word, count in counts.items() if count > 1]:
         raise InputError(f"task.objects: {path}: {_shown(repeated[0])} stands there twice, each object may stand once")
     return words
@@ -271,9 +274,7 @@ def _check_names(config: Mapping[str, Any]) -> None:
         _check_taken(names, taken)
         for key, name in names.items():
             if name.casefold() in AS_VALUES or _is_number(name):
-                raise InputError(
-                    f"{key}: {name!r} is no text to readers of tables; allowed: a name that is, x{name} say"
-                )
+                raise InputError(f"{key}: {name!r} is no text to readers of tables; allowed: such as x{name}")
     for key, name in models.items():
         if name.casefold().endswith(".record"):  # candidates/x.record.json
             raise InputError(f"{key}: {name!r} is how records end; allowed: a name that ends in another way")
@@ -281,11 +282,11 @@ def _check_names(config: Mapping[str, Any]) -> None:
 
 def _check_taken(names: Mapping[str, str], taken: Iterable[str]) -> None:
     """Refuse a name that is another's where case is not seen; names: key of the config -> name."""
-    seen = list(taken)
+    seen = {name.casefold(): name for name in taken}
     for key, name in names.items():
-        if name.casefold() in map(str.casefold, seen):
-            raise InputError(f"{key}: {name!r} is taken; allowed: a name of its own, not {', '.join(seen)}")
-        seen.append(name)
+        if name.casefold() in seen:
+            raise InputError(f"{key}: {name!r} is taken; allowed: a name of its own, not {', '.join(seen.values())}")
+        seen[name.casefold()] = name
 
 
 def _is_number(name: str) -> bool:
