@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mechdiff.errors import InputError
-from mechdiff.reading import read_text, read_yaml
+from mechdiff.reading import read_config, read_text, read_yaml
 from micro import ROOT
 
 CONFIG = "run: r\nmodels: { base: { path: base } }\n"
@@ -67,6 +67,13 @@ def test_a_config_that_would_lose_something_is_refused_in_one_line(tmp_path, tex
         read_yaml(file)
     line = str(caught.value)
     assert line.startswith(f"{file}: ") and told in line and "\n" not in line and len(line) < 400
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "- run\n", "run\n", "[1]"])
+def test_a_config_without_keys_is_refused(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"c\.yaml: has no keys; allowed: "):
+        read_config(tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize("name", ["none.yaml", ".", "x" * 300, "nul\0"])

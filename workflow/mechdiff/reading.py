@@ -54,6 +54,14 @@ def read_yaml(path: str | Path) -> Any:
         raise InputError(f"{path}: {_told(error)}; allowed: YAML or JSON") from error
 
 
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The keys of a config file."""
+    config = read_yaml(path)
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: has no keys; allowed: YAML or JSON with the keys of a config")
+    return config
+
+
 def check_config_files(files: Iterable[str | Path] | None = None) -> None:
     """End the program with one line where the text of a config file does not do.
 
@@ -65,8 +73,7 @@ def check_config_files(files: Iterable[str | Path] | None = None) -> None:
         files = parser.parse_known_args()[0].configfile
     try:
         for file in files:
-            if not isinstance(read_yaml(file), dict):
-                raise InputError(f"{file}: has no keys; allowed: YAML or JSON with the keys of a config")
+            read_config(file)
     except InputError as error:
         sys.exit(f"mechdiff: config: {error}")
 

@@ -16,6 +16,8 @@ from mechdiff.locks import hold, take_over, tell, told
 from mechdiff.resources import model_resources
 
 try:
+    if {*"{}"} & {*str(workflow.basedir)}:
+        raise InputError(f"{workflow.basedir}: Snakemake takes braces for wildcards; allowed: a folder without any")
     TOLD = None if workflow.is_main_process else told()  # a job on a node has config and code of the run that sent it
 except InputError as error:
     sys.exit(f"mechdiff: {error}")
