@@ -308,6 +308,14 @@ def test_groups_cannot_exclude_themselves_by_way_of_others(config):
         checked(config)
 
 
+@pytest.mark.parametrize("at", ["", "task", "models"])
+def test_a_name_of_two_lines_is_told_in_one(config, at):
+    (config[at] if at else config)["a\nb"] = float("nan")
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    assert "\n" not in str(caught.value)
+
+
 def test_names_that_yaml_reads_as_numbers_are_refused(config):
     config["models"][7] = {"path": "x", "base": "base"}
     with pytest.raises(InputError, match=r"^models\.7: the name 7 is no text"):

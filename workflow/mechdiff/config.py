@@ -43,8 +43,9 @@ from mechdiff.task import BoxTask
 
 LOGITS = "logits"  # the receiver of the first step of a plan
 MADE_HERE = "results/family/"  # where rules put the models that they train
+# Its members -> whether a member is an adapter.
 MEMBERS = {"mini-llama": False, "mini-vicuna": False, "mini-goat": True, "mini-float": False, "mini-control": False}
-TRAINED = re.compile(rf"{MADE_HERE}seed[0-9]{{1,9}}/({'|'.join(MEMBERS)})")  # member -> whether it is an adapter
+TRAINED = re.compile(rf"{MADE_HERE}seed[0-9]{{1,9}}/({'|'.join(MEMBERS)})")
 COMMIT = re.compile("[0-9a-f]{40}")
 PRODUCT = Path(__file__).resolve().parents[2]
 SCHEMA = PRODUCT / "workflow" / "schemas" / "config.schema.yaml"
@@ -259,6 +260,8 @@ def _check_names_and_numbers(value: Any, key: str = "") -> None:
         path = f"{key}.{name}" if key else str(name)
         if isinstance(value, dict) and not isinstance(name, str):
             raise InputError(f"{path}: the name {name!r} is no text; allowed: text, in quotes if need be")
+        if isinstance(value, dict) and CONTROL.search(name):
+            raise InputError(f"{key or 'config'}: the name {_shown(name)} is no line of text; allowed: one that is")
         _check_names_and_numbers(item, path)
     if isinstance(value, str) and CONTROL.search("".join(value.split())):
         raise InputError(f"{key}: {_shown(value)} is not allowed; allowed: text without control characters")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -81,14 +82,9 @@ def check_config_files(files: Iterable[str | Path] | None = None) -> None:
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise InputError(f"the key {_first_repeated(names)!r} stands twice; allowed: once")
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise InputError(f"the key {name!r} stands twice; allowed: once")
     return found
-
-
-def _first_repeated(names: Iterable[Any]) -> Any:
-    seen: set[Any] = set()
-    return next(name for name in names if name in seen or seen.add(name))
 
 
 def _count_values(node: yaml.Node, counted: dict[yaml.Node, int | None]) -> int:
