@@ -104,6 +104,8 @@ class Graph:
     def __init__(self, folder: Path, config: dict, project: Path = ROOT) -> None:
         (folder / "changed.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         command = [sys.executable, "-m", "snakemake", "-s", str(project / "Snakefile"), "--dag"]
+        if project != ROOT:  # what it ships has other paths, which is no change of code
+            command += ["--rerun-triggers", "code", "params"]
         env = os.environ | {"PYTHONPATH": str(project / "workflow")}
         done = subprocess.run(
             [*command, "--configfile", "changed.yaml"], cwd=folder, env=env, capture_output=True, text=True, timeout=300
@@ -216,7 +218,8 @@ def project(tmp_path_factory) -> Path:
     """The workflow again, to be changed."""
     project = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "workflow", project / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "envs", project / "envs")
+    for folder in ("envs", "resources"):
+        shutil.copytree(ROOT / folder, project / folder)
     shutil.copy2(ROOT / "Snakefile", project)
     return project
 
