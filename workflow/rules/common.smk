@@ -116,7 +116,7 @@ def step(wildcards):
 
 def selection_plan(wildcards):
     """What of the plan decides which heads are candidates."""
-    keys = ("group", "position", "keep", "exclude")
+    keys = ("group", "position", "keep", "exclude", "receiver")
     return [{key: entry[key] for key in keys} for entry in configuration.plan_for(config, wildcards.model)]
 
 
