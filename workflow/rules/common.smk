@@ -60,6 +60,7 @@ PAIRS = [[circuit, model] for circuit in MODELS for model in MODELS]
 OWN_PAIRS = [pair for pair in PAIRS if pair[0] != BASE]
 CHECKS = expand(f"{RUN}/models/{{model}}/check.json", model=MODELS)
 CIRCUITS = expand(f"{RUN}/minimality/{{model}}/circuit.json", model=MODELS)
+OWN_CIRCUITS = expand(f"{RUN}/minimality/{{model}}/circuit.json", model=FINE_TUNED)
 
 # The questions by which the report is grouped.
 SAME = "1. Is the same circuit there?"
