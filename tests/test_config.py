@@ -29,8 +29,8 @@ from mechdiff.dataset import SPLITS
 from mechdiff.errors import InputError
 from mechdiff.heads import head_count
 from mechdiff.published import published
-from mechdiff.task import LABELS
-from micro import OBJECTS, OBJECTS_FILE, ROOT, micro_llama, save_checkpoint, word_tokenizer
+from mechdiff.task import LABELS, PLACES
+from micro import OBJECTS, OBJECTS_FILE, ROOT, build_dataset, micro_llama, save_checkpoint, word_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -522,3 +522,32 @@ def test_the_default_plan_is_the_papers_with_its_counts_as_shares(config):
 
 def test_the_tolerance_of_the_null_patch_is_one_for_each_dtype(config):
     assert checked(config)["null_patch_tolerance"] == {"float32": 1e-4, "bfloat16": 0.5, "float16": 0.1}
+
+
+ORDER = ["previous_query_label", "query_label", "last"]
+
+
+def test_the_positions_of_a_plan_stand_in_the_order_that_is_stated_in_every_prompt(task):
+    assert [place.value for place in PLACES] == ORDER
+    allowed = yaml.safe_load(SCHEMA.read_text())["properties"]["plan"]["items"]["properties"]["position"]["enum"]
+    assert set(allowed) == set(ORDER)
+    for table in build_dataset(task, dict.fromkeys(SPLITS, 20), 0).values():
+        places = table[[place.column for place in PLACES]].dropna()
+        assert (places.diff(axis=1).iloc[:, 1:] > 0).all(axis=None) and len(places)
+
+
+@pytest.mark.parametrize("via", ["k", "v"])
+@pytest.mark.parametrize("there", ORDER)
+@pytest.mark.parametrize("position", ORDER)
+def test_keys_and_values_are_sent_from_the_receivers_token_or_an_earlier_one(config, via, there, position):
+    chain = [("B", "A", "last"), ("C", "B", there), ("D", "C", position)]
+    send = {"name": "Send", "via": via, "keep": 2, "receivers": 1}
+    config["plan"][1:] = [send | {"group": g, "receiver": r, "position": p} for g, r, p in chain]
+    if ORDER.index(position) <= ORDER.index(there):
+        assert checked(config)["plan"][3]["position"] == position, "a head attends to its own token too"
+        return
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    allowed = ", ".join(ORDER[: ORDER.index(there) + 1])
+    assert str(caught.value).startswith(f"plan.3.position: {position!r} comes after {there!r}")
+    assert str(caught.value).endswith(f"; allowed: {allowed}")

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from families import tiny
 from mechdiff.archive import archive, audit_archive
 from mechdiff.audit import audit
+from mechdiff.explain import explain
 from micro import ROOT
 
 pytestmark = pytest.mark.whole_run
@@ -90,3 +91,40 @@ def test_an_adapter_and_the_model_that_it_makes_have_the_same_tables(tmp_path):
         rows = [[cell.strip() for cell in line.split("|")] for line in lines]
         swapped = [[{"adapter": "merged", "merged": "adapter"}.get(cell, cell) for cell in row] for row in rows]
         assert sorted(rows) == sorted(swapped) and ["adapter" in row for row in rows].count(True), name
+
+
+def test_what_nothing_reaches_is_said_everywhere_and_everything_else_still_runs(tokenizer, tmp_path):
+    """In the base queries do not matter, so that nothing reaches group A; the other's heads hear nothing at all."""
+    for seed, (name, silent) in enumerate({"base": ["k_proj"], "tuned": ["v_proj.weight"]}.items()):
+        network = tiny("qwen2", seed=seed, vocab_size=tokenizer.get_vocab_size())
+        with torch.no_grad():
+            for key, weight in network.named_parameters():
+                weight.mul_(not any(part in key for part in silent))
+        network.save_pretrained(tmp_path / name)
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(tmp_path / name)
+    results = run_in(tmp_path, CONFIG)
+    assert audit(results)
+    heads = pd.read_csv(results / "tables" / "table_A2_A3_A7_heads.csv").set_index(["circuit_of", "group"])
+    receivers = {"A": "the logits", "B": "A", "C": "B", "D": "C"}
+    for (model, group), row in heads.iterrows():
+        reached = (model, group) == ("base", "A")
+        assert (row["candidates"] > 0) == reached
+        assert reached or row["enumerated"].startswith(f"nothing reaches {receivers[group]}: ")
+        assert reached or row["heads"] == row["unstable"] == 0
+    changes = pd.read_parquet(results / "path_patching" / "base" / "C.0.parquet")
+    assert len(changes) == 4 and (changes == 0).all(axis=None), "without receivers nothing is run"
+    own = pd.read_csv(results / "tables" / "table_A5_A9_own_circuits.csv")
+    assert set(own["circuit_of"]) == {"tuned"} and set(own["note"]) == {"no circuit: no group has heads"}
+    assert explain(results / "tables" / "table_A5_A9_own_circuits.csv", "model=base", "circuit")["value"] is None
+    pages = {
+        "A": (
+            "verdict/verdict.md",
+            "tables/table_1.md",
+            "figures/figure_1_circuit.svg",
+            "figures/figure_3_functions.rst",
+        ),
+        "the logits": ("verdict/verdict.html", "tables/table_dcm.md", "figures/figure_4_cmap.rst"),
+    }
+    for receiver, files in pages.items():
+        for file in files:
+            assert f"nothing reaches {receiver}" in (results / file).read_text(), file

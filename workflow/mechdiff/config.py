@@ -35,13 +35,12 @@ from mechdiff.checkpoints import (
 )
 from mechdiff.columns import CIRCUIT, RANDOM
 from mechdiff.errors import InputError
-from mechdiff.heads import head_count
+from mechdiff.heads import LOGITS, Position, head_count
 from mechdiff.hub import FETCHED, fetched_folder, latest_commit
 from mechdiff.reading import read_text, read_yaml
 from mechdiff.shards import most_shards
-from mechdiff.task import BoxTask
+from mechdiff.task import PLACES, BoxTask
 
-LOGITS = "logits"  # the receiver of the first step of a plan
 MADE_HERE = "results/family/"  # where rules put the models that they train
 # Its members -> whether a member is an adapter.
 MEMBERS = {"mini-llama": False, "mini-vicuna": False, "mini-goat": True, "mini-float": False, "mini-control": False}
@@ -381,9 +380,21 @@ def _check_plan(config: Mapping[str, Any]) -> None:
         if entry["via"] == "q" and entry["position"] != plan[groups.index(entry["receiver"])]["position"]:
             there = plan[groups.index(entry["receiver"])]["position"]
             raise InputError(f"{key}.position: {entry['position']!r} with via q; allowed: {there}, where they ask")
+        if entry["via"] in ("k", "v"):
+            _check_order(key, entry, plan[groups.index(entry["receiver"])]["position"])
     _check_exclusions(plan)
     for name in config["models"]:
         _check_counts(config, name)
+
+
+def _check_order(key: str, entry: Mapping[str, Any], there: str) -> None:
+    """Keys and values are read where they are sent from, by heads that act ``there`` and see no later token."""
+    seen = PLACES[: PLACES.index(Position(there)) + 1]
+    if entry["position"] not in seen:
+        raise InputError(
+            f"{key}.position: {entry['position']!r} comes after {there!r}, from where {entry['receiver']} looks back;"
+            f" allowed: {', '.join(seen)}"
+        )
 
 
 def _check_counts(config: Mapping[str, Any], name: str) -> None:

@@ -23,10 +23,13 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from mechdiff.errors import InputError
+from mechdiff.heads import Position
 
 LABELS = tuple(string.ascii_uppercase)
 UNKNOWN = "\U00013080"  # a word that no vocabulary has: where it is one token, that is the token of all unknown words
 TOLD = 10  # words that a line names
+# The positions at which a plan's heads may act, in the order in which their tokens stand in every prompt.
+PLACES = (Position.PREVIOUS_QUERY_LABEL, Position.QUERY_LABEL, Position.LAST)
 Pieces = list[tuple[str, str]]  # (text, mark): a marked piece is a space and one word
 
 

@@ -63,6 +63,7 @@ PAIRS = [[circuit, model] for circuit in MODELS for model in MODELS]
 OWN_PAIRS = [pair for pair in PAIRS if pair[0] != BASE]
 CHECKS = expand(f"{RUN}/models/{{model}}/check.json", model=MODELS)
 CIRCUITS = expand(f"{RUN}/minimality/{{model}}/circuit.json", model=MODELS)
+OWN_CIRCUITS = expand(f"{RUN}/minimality/{{model}}/circuit.json", model=FINE_TUNED)
 
 # The questions by which the report is grouped.
 SAME = "1. Is the same circuit there?"
@@ -119,7 +120,7 @@ def step(wildcards):
 
 def selection_plan(wildcards):
     """What of the plan decides which heads are candidates."""
-    keys = ("group", "position", "keep", "exclude")
+    keys = ("group", "position", "keep", "exclude", "receiver")
     return [{key: entry[key] for key in keys} for entry in configuration.plan_for(config, wildcards.model)]
 
 
