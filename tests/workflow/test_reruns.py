@@ -186,8 +186,8 @@ def test_every_key_is_changed():
     assert [key for key in leaves(schema) if key not in tried] == []
 
 
-# Prints, a line a script, what importing it really imports of the package, and the scripts whose code version a change of
-# each module changes. Large libraries are imported once, before it forks.
+# Prints, a line a script, what importing it really imports of the package. The next one prints, a line a module, the
+# scripts whose code version a change of it changes. Large libraries are imported once, before it forks.
 IMPORTS = """
 import os, runpy, sys, torch, transformers, peft, pandas, matplotlib.figure, jsonschema, tokenizers
 from transformers import AttentionInterface
