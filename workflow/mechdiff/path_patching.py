@@ -92,8 +92,9 @@ def score_table(model_name: str, group: str, changes: pd.DataFrame) -> pd.DataFr
 def at_rounding(changes: pd.DataFrame, rounding: float) -> bool:
     """Whether rounding alone can give every score of a group: mean changes of at most ``rounding`` / sqrt(examples).
 
-    rounding: the largest relative change that it makes in one example, see :func:`mechdiff.model_check.rounding`;
-    what it makes in different ones is independent.
+    rounding: the largest relative change that it makes in one example, see :func:`mechdiff.model_check.rounding`. The
+    largest of many is several times the usual one, and errors of different examples are independent: of their mean
+    this is several standard deviations.
     """
     return bool((changes.mean().abs() <= _level(changes, rounding)).all())
 
