@@ -24,8 +24,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from errno import EEXIST, ENOTEMPTY
 from pathlib import Path
