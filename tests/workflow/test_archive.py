@@ -249,7 +249,7 @@ def test_an_archive_is_written_whole_or_not_at_all(finished, tmp_path):
     done = mechdiff(finished, "archive", RUN, str(tmp_path / "none" / "run.zip"))
     assert done.returncode == 1 and done.stderr.startswith("mechdiff: ") and done.stderr.count("\n") == 1
     done = mechdiff(finished, "archive", RUN, str(tmp_path / "run.tar"))
-    assert "run.tar: no name for an archive; allowed: one that ends in .zip" in done.stderr
+    assert "run.tar: no name for an archive; allowed: " in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "run.zip"]
 
 

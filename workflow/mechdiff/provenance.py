@@ -72,13 +72,17 @@ def file_sha256(path: str | Path) -> str:
 
 @contextmanager
 def naming(*paths: str | Path) -> Iterator[None]:
-    """Name files in an OSError that names none: a write to a full disk does not say what was written."""
+    """InputError that names the files where they cannot be written: a write to a full disk does not say to which."""
     try:
         yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise OSError(f"{', '.join(map(str, paths))}: {error}") from error
+    except (OSError, _tensors_error()) as error:
+        named = getattr(error, "filename", None) is not None
+        raise InputError(str(error) if named else f"{', '.join(map(str, paths))}: {error}") from error
+
+
+def _tensors_error() -> type[Exception]:
+    """What safetensors raises where it cannot write, if it was imported."""
+    return getattr(sys.modules.get("safetensors"), "SafetensorError", OSError)
 
 
 def digest(value: Any) -> str:
@@ -163,35 +167,29 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
             snakemake.output = type(outputs)(toclone=outputs, custom_map=lambda output: str(places[output]))
             with _writing(places):
                 yield notes
-            if record_file:
-                made = {place: output for output, place in places.items() if output != record_file}
-                record = _record(snakemake, inputs, made, notes, started, clock) | {"code": code, "git": git}
-                write_text(places[record_file], json.dumps(record, indent=2, sort_keys=True) + "\n")
+                if record_file:
+                    made = {place: output for output, place in places.items() if output != record_file}
+                    record = _record(snakemake, inputs, made, notes, started, clock) | {"code": code, "git": git}
+                    write_text(places[record_file], json.dumps(record, indent=2, sort_keys=True) + "\n")
         _log(snakemake, f"{snakemake.rule}: done in {time.monotonic() - clock:.1f} s. {json.dumps(notes)}")
     except (InputError, OSError) as error:
         print(f"mechdiff: {one_line(error)}", file=sys.stderr)
-        with suppress(OSError):  # the disk may be what is full
+        with suppress(InputError):  # the disk may be what is full
             _log(snakemake, f"{snakemake.rule}: {one_line(error)}")
         sys.exit(1)
 
 
 @contextmanager
 def _writing(places: Mapping[str, Path]) -> Iterator[None]:
-    """Make an OSError of a writer's error, with outputs by their own names: the one written last where it has none."""
+    """Call outputs by their own names in errors, wherever they are meanwhile."""
     try:
-        yield
-    except (OSError, _tensors_error()) as error:
+        with naming(*places):
+            yield
+    except InputError as error:
         line = str(error)
         for output, place in places.items():
             line = line.replace(str(place), output)
-        written = [output for output, place in places.items() if place.is_file()]
-        last = max(written, key=lambda output: places[output].stat().st_mtime_ns, default=next(iter(places)))
-        raise OSError(line if getattr(error, "filename", None) else f"{last}: {line}") from error
-
-
-def _tensors_error() -> type[Exception]:
-    """What safetensors raises where it cannot write, if the script has imported it."""
-    return getattr(sys.modules.get("safetensors"), "SafetensorError", OSError)
+        raise InputError(line) from error
 
 
 def _record(
