@@ -14,6 +14,7 @@ import pytest
 from mechdiff.errors import InputError
 from mechdiff.locks import LOCK, LOCKS, RUNS, hold, lock, take_over, tell, told, unlock
 from mechdiff.staging import SENT_BY, staged
+from small_run import CONFIG, RUN, new_folder, snakemake
 
 HOLD = "import sys; from mechdiff.locks import hold; hold(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
 LOCKING = """
@@ -230,3 +231,21 @@ def test_a_folder_held_on_another_machine_stays_so_until_the_user_says_that_it_i
         lock([folder])
     unlock([folder])
     lock([folder])
+
+
+def test_snakemake_does_not_start_where_another_clone_runs_and_plans_all_the_same(tmp_path):
+    first, second = (new_folder(tmp_path / name) for name in ("first", "second"))
+    (first / "results").mkdir()
+    (second / "results").symlink_to(first / "results")
+    run = run_of_a_clone(first / ".snakemake", first / RUN)
+    assert says(run) == "locked"
+    there = sorted((first / "results").rglob("*"))
+    refused = snakemake(second, "--configfile", CONFIG)
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("mechdiff: ")]
+    assert refused.returncode != 0 and line.startswith(f"mechdiff: {RUN}: process {run.pid} on ")
+    assert "Traceback" not in refused.stderr
+    for arguments in (["-n"], ["--dag"], ["--unlock"]):
+        done = snakemake(second, "--configfile", CONFIG, *arguments)
+        assert done.returncode == 0, done.stderr
+    assert sorted((first / "results").rglob("*")) == there, "nothing was touched, nor unlocked"
+    run.communicate("")

@@ -16,4 +16,5 @@ def finished(tmp_path_factory) -> Path:
     done = snakemake(folder, "--configfile", CONFIG)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Table 1: the entity-tracking circuit found in mini-llama" in done.stdout, "printed at the end"
+    assert ".record.json" not in done.stdout + done.stderr, "nor what only the audit needs to name"
     return folder

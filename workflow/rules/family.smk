@@ -72,3 +72,5 @@ rule fine_tune_adapter:
 rule train_family:
     input:
         expand("results/family/seed0/{member}/{member}.record.json", member=MEMBERS),
+    message:
+        "The family, seed 0"
