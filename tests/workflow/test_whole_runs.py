@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from families import tiny
+from mechdiff.archive import archive, audit_archive
 from mechdiff.audit import audit
 from micro import ROOT
 
@@ -38,16 +38,12 @@ models:
 """
 
 
-def run_in(folder: Path, config: str) -> Path:
-    """A whole run in a folder with the files that every config names; returns that of its results."""
-    (folder / "config").mkdir()
-    (folder / "resources").mkdir()
-    for file in ("config/objects.txt", "config/family.yaml", "resources/paper.yaml"):
-        shutil.copy(ROOT / file, folder / file)
+def run_in(folder: Path, config: str, *targets: str) -> Path:
+    """A whole run, or what some targets need, in a folder with nothing of the product; returns that of its results."""
     (folder / "my.yaml").write_text(config)
     command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2"]
     done = subprocess.run(
-        [*command, "--configfile", "my.yaml"], cwd=folder, capture_output=True, text=True, timeout=900
+        [*command, *targets, "--configfile", "my.yaml"], cwd=folder, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "results" / yaml.safe_load(config)["run"]
@@ -64,6 +60,10 @@ def test_a_checkpoint_of_another_family_goes_through_everything(family, tokenize
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(tmp_path / name)
     results = run_in(tmp_path, CONFIG)
     assert audit(results)
+    archive(results, tmp_path / "run.zip")
+    (packed,) = audit_archive(tmp_path / "run.zip").values()
+    product = {str(ROOT / file) for file in ("config/objects.txt", "resources/paper.yaml")}
+    assert product < {file["path"] for file in packed.outside}, "what the product ships is not in this folder"
     heads = pd.read_csv(results / "tables" / "table_A2_A3_A7_heads.csv")
     assert set(heads["group"]) == set("ABCD") and set(heads["circuit_of"]) == {"base", "tuned"}
     assert len(pd.read_csv(results / "tables" / "table_1.csv")) == 2
@@ -76,13 +76,16 @@ def test_an_adapter_and_the_model_that_it_makes_have_the_same_tables(tmp_path):
     merged = peft.PeftModel.from_pretrained(base, shipped / "mini-goat").merge_and_unload()
     merged.save_pretrained(tmp_path / "merged")
     config = yaml.safe_load((ROOT / "config" / "test.yaml").read_text())
+    config |= {"task": {}, "planted": str(ROOT / "config" / "family.yaml")}
     config["models"] = {
         "base": {"path": str(shipped / "mini-llama")},
         "adapter": {"path": str(shipped / "mini-goat"), "base": "base", "adapter": True},
         "merged": {"path": "merged", "base": "base"},
     }
-    tables = run_in(tmp_path, yaml.safe_dump(config, sort_keys=False)) / "tables"
-    for name in ("table_1", "table_A2_A3_A7_heads", "table_dcm", "table_activation_patching", "table_cmap"):
+    names = ("table_1", "table_A2_A3_A7_heads", "table_dcm", "table_activation_patching", "table_cmap")
+    targets = [f"results/{config['run']}/tables/{name}.md" for name in names]
+    tables = run_in(tmp_path, yaml.safe_dump(config, sort_keys=False), *targets) / "tables"
+    for name in names:
         lines = [line for line in (tables / f"{name}.md").read_text().splitlines() if line.startswith("|")]
         rows = [[cell.strip() for cell in line.split("|")] for line in lines]
         swapped = [[{"adapter": "merged", "merged": "adapter"}.get(cell, cell) for cell in row] for row in rows]

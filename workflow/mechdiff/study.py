@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from torch import Tensor
 
 from mechdiff import config as configuration
@@ -35,6 +34,7 @@ from mechdiff.loading import open_model
 from mechdiff.minimality import minimality
 from mechdiff.models import PatchableModel
 from mechdiff.path_patching import Step, change_table, receiver_heads, relative_changes, score_table, select_candidates
+from mechdiff.reading import read_config
 from mechdiff.seeds import stream
 from mechdiff.tables.circuits import faithfulness_table
 from mechdiff.tables.functions import cmap_table
@@ -48,7 +48,7 @@ class Study:
     """
 
     def __init__(self, config: str | Path | Mapping[str, Any]) -> None:
-        given = config if isinstance(config, Mapping) else yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        given = config if isinstance(config, Mapping) else read_config(config)
         self.config = configuration.checked(given)
         base = configuration.checkpoint(self.config, configuration.base_model(self.config))
         objects = configuration.read_objects(self.config["task"]["objects"])

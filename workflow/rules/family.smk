@@ -1,6 +1,5 @@
 # Training the default family again, from a seed. The default run uses the weights in resources/models and needs none of it.
-MEMBERS = ["mini-llama", "mini-vicuna", "mini-goat", "mini-float", "mini-control"]
-FAMILY = "results/family/seed{seed}"
+FAMILY = f"{configuration.MADE_HERE}seed{{seed}}"
 TOKENIZER_FILES = {"tokenizer": "tokenizer.json", "tokenizer_config": "tokenizer_config.json"}
 CHECKPOINT_FILES = {"config": "config.json", "weights": "model.safetensors"} | TOKENIZER_FILES
 ADAPTER_FILES = {"config": "adapter_config.json", "weights": "adapter_model.safetensors"}
@@ -8,8 +7,8 @@ ADAPTER_FILES = {"config": "adapter_config.json", "weights": "adapter_model.safe
 
 rule train_base:
     input:
-        family="config/family.yaml",
-        objects="config/objects.txt",
+        family=shipped("config/family.yaml"),
+        objects=shipped("config/objects.txt"),
     output:
         **{name: f"{FAMILY}/mini-llama/{file}" for name, file in CHECKPOINT_FILES.items()},
         record=f"{FAMILY}/mini-llama/mini-llama.record.json",
@@ -28,8 +27,8 @@ rule train_base:
 rule fine_tune:
     input:
         **{name: f"{FAMILY}/mini-llama/{file}" for name, file in CHECKPOINT_FILES.items()},
-        family="config/family.yaml",
-        objects="config/objects.txt",
+        family=shipped("config/family.yaml"),
+        objects=shipped("config/objects.txt"),
     output:
         **{name: f"{FAMILY}/{{member}}/{file}" for name, file in CHECKPOINT_FILES.items()},
         record=f"{FAMILY}/{{member}}/{{member}}.record.json",
@@ -50,8 +49,8 @@ rule fine_tune:
 rule fine_tune_adapter:
     input:
         **{name: f"{FAMILY}/mini-llama/{file}" for name, file in CHECKPOINT_FILES.items()},
-        family="config/family.yaml",
-        objects="config/objects.txt",
+        family=shipped("config/family.yaml"),
+        objects=shipped("config/objects.txt"),
     output:
         **{name: f"{FAMILY}/{{member}}/{file}" for name, file in ADAPTER_FILES.items()},
         record=f"{FAMILY}/{{member}}/{{member}}.record.json",
@@ -71,6 +70,6 @@ rule fine_tune_adapter:
 
 rule train_family:
     input:
-        expand("results/family/seed0/{member}/{member}.record.json", member=MEMBERS),
+        expand("results/family/seed0/{member}/{member}.record.json", member=configuration.MEMBERS),
     message:
         "The family, seed 0"
