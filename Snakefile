@@ -34,6 +34,8 @@ rule all:
     input:
         MANIFEST,
         all_records(),  # what was deleted with its record is made again
+    message:
+        "Every table and figure"
 
 
 for each in workflow.rules:
@@ -45,13 +47,17 @@ onstart:
         sys.exit("mechdiff: the run does not start, checkpoints are missing")
     try:
         take_over(".snakemake")
+        lock(folder for job in workflow.dag.needrun_jobs() for folder in written_into(job))
         tell({"config": config, "code": CODE})
     except (InputError, OSError) as error:
         sys.exit(f"mechdiff: {error}")
 
 
 onsuccess:
-    if Path(MANIFEST).exists() and Path(MANIFEST).stat().st_mtime > STARTED:
+    if seals_the_run():
         verdict = Path(RUN, "verdict", "verdict.md").read_text().split("\n## ")[0]
-        print(f"\n{Path(RUN, 'tables', 'table_1.md').read_text()}\n{verdict}")
-        print(f"Tables, figures and the verdict: {RUN}/tables, {RUN}/figures, {RUN}/verdict/verdict.html")
+        print(f"\n{Path(RUN, 'tables', 'table_1.md').read_text()}\n{verdict}\n{WHAT_TO_OPEN}")
+
+
+if workflow.is_main_process:
+    atexit.register(tell_what_is_there)

@@ -1,4 +1,7 @@
-"""A killed run's lock is released by the next, and its jobs write nothing more; a living run is left alone."""
+"""A killed run's lock is released by the next, and its jobs write nothing more; a living run is left alone.
+
+So it is with Snakemake's lock in one clone, and with that of a folder of results, which several clones may share.
+"""
 
 import os
 import subprocess
@@ -9,10 +12,24 @@ import psutil
 import pytest
 
 from mechdiff.errors import InputError
-from mechdiff.locks import LOCKS, RUNS, hold, take_over, tell, told
+from mechdiff.locks import LOCK, LOCKS, RUNS, hold, lock, take_over, tell, told, unlock
 from mechdiff.staging import SENT_BY, staged
+from small_run import CONFIG, RUN, new_folder, snakemake
 
 HOLD = "import sys; from mechdiff.locks import hold; hold(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+LOCKING = """
+import sys
+from mechdiff.errors import InputError
+from mechdiff.locks import hold, lock
+hold(sys.argv[1])
+sys.stdin.readline()
+try:
+    lock(sys.argv[2:])
+    print("locked", flush=True)
+except InputError as error:
+    print(error, flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -114,4 +131,121 @@ def test_a_living_run_keeps_its_name_before_it_has_locked_anything(tmp_path):
     hold(tmp_path)
     take_over(tmp_path)
     assert len(list((tmp_path / RUNS).iterdir())) == 2
+    run.communicate("")
+
+
+def run_of_a_clone(clone: Path, *folders: Path) -> subprocess.Popen:
+    """A run that locks folders of results when it is told to by a line; it ends when its input does."""
+    command = [sys.executable, "-c", LOCKING, str(clone), *map(str, folders)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def says(run: subprocess.Popen) -> str:
+    run.stdin.write("\n")
+    run.stdin.flush()
+    return run.stdout.readline().strip()
+
+
+@pytest.fixture
+def clones(tmp_path) -> tuple[Path, Path]:
+    """Snakemake's folders of two clones whose results/ is one folder."""
+    (tmp_path / "a" / "results").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "results").symlink_to(tmp_path / "a" / "results")
+    return tmp_path / "a" / ".snakemake", tmp_path / "b" / ".snakemake"
+
+
+def test_of_two_clones_that_share_results_the_second_is_told_who_is_first(clones):
+    a, b = clones
+    of_a, of_b = (clone.parent / "results" / "r" for clone in clones)
+    first, second, third = run_of_a_clone(a, of_a), run_of_a_clone(b, of_b), run_of_a_clone(b, of_b.with_name("s"))
+    assert says(first) == "locked"
+    refused = says(second)
+    assert refused.startswith(f"{of_b}: process {first.pid} on {os.uname().nodename} ")
+    assert says(third) == "locked", "another run in the same results/"
+    second.communicate("")
+    assert [file.parent.name for file in of_a.rglob("*") if file.is_file()] == [LOCK], "nothing was touched"
+    first.communicate("")
+    assert not list(of_a.iterdir())
+    again = run_of_a_clone(b, of_b)
+    assert says(again) == "locked"
+    for run in (again, third):
+        run.communicate("")
+
+
+def test_a_run_that_shares_one_of_its_folders_holds_none(clones):
+    a, b = clones
+    seed, own = (a.parent / "results" / name for name in ("family/seed1", "own"))
+    first, second = run_of_a_clone(a, seed), run_of_a_clone(b, own, seed)
+    assert says(first) == "locked" and str(seed) in says(second)
+    second.communicate("")
+    lock_of_third = run_of_a_clone(b, own)
+    assert says(lock_of_third) == "locked"
+    for run in (first, lock_of_third):
+        run.communicate("")
+
+
+def test_what_a_killed_run_of_another_clone_held_is_taken_over_and_its_jobs_write_nothing_more(clones, monkeypatch):
+    a, b = clones
+    first, output = run_of_a_clone(a, a.parent / "results" / "r"), a.parent / "results" / "r" / "x.csv"
+    assert says(first) == "locked"
+    name = str(name_of(a, first.pid))
+    first.kill()
+    first.wait()
+    hold(b)
+    monkeypatch.setenv(SENT_BY, name)
+    with pytest.raises(InputError, match="is over"), staged([str(output)]) as places:
+        places[str(output)].write_text("late")
+        monkeypatch.setenv(SENT_BY, str(name_of(b, os.getpid())))
+        lock([b.parent / "results" / "r"])
+        monkeypatch.setenv(SENT_BY, name)
+    assert [file.name for file in (output.parent / LOCK).iterdir()] == [name_of(b, os.getpid()).name]
+    assert not output.exists()
+
+
+def test_of_many_that_take_over_at_once_one_has_it(clones):
+    a, b = clones
+    folder = a.parent / "results" / "r"
+    dead = run_of_a_clone(a, folder)
+    assert says(dead) == "locked"
+    dead.kill()
+    dead.wait()
+    runs = [run_of_a_clone(clone, folder) for clone in (a, b) * 4]
+    for run in runs:
+        run.stdin.write("\n")
+        run.stdin.flush()
+    said = [run.stdout.readline().strip() for run in runs]
+    assert said.count("locked") == 1 and all(line == "locked" or "has been writing it" in line for line in said)
+    for run in runs:
+        run.communicate("")
+    assert not list(folder.iterdir())
+
+
+def test_a_folder_held_on_another_machine_stays_so_until_the_user_says_that_it_is_gone(clones):
+    a, _ = clones
+    folder = a.parent / "results" / "r"
+    (folder / LOCK).mkdir(parents=True)
+    (folder / LOCK / "elsewhere@17@1700000000").write_text("/of/elsewhere/runs/elsewhere@17@1700000000")
+    hold(a)
+    with pytest.raises(InputError, match=r"process 17 on elsewhere .*: snakemake --unlock$"):
+        lock([folder])
+    unlock([folder])
+    lock([folder])
+
+
+def test_snakemake_does_not_start_where_another_clone_runs_and_plans_all_the_same(tmp_path):
+    first, second = (new_folder(tmp_path / name) for name in ("first", "second"))
+    (first / "results").mkdir()
+    (second / "results").symlink_to(first / "results")
+    run = run_of_a_clone(first / ".snakemake", first / RUN)
+    assert says(run) == "locked"
+    there = sorted((first / "results").rglob("*"))
+    refused = snakemake(second, "--configfile", CONFIG)
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("mechdiff: ")]
+    assert refused.returncode != 0 and line.startswith(f"mechdiff: {RUN}: process {run.pid} on ")
+    assert "Traceback" not in refused.stderr
+    for arguments in (["-n"], ["--dag"], ["--unlock"]):
+        done = snakemake(second, "--configfile", CONFIG, *arguments)
+        assert done.returncode == 0, done.stderr
+    assert sorted((first / "results").rglob("*")) == there, "nothing was touched, nor unlocked"
     run.communicate("")

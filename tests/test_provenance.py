@@ -1,12 +1,21 @@
 """Code versions, records and manifests. What the audit finds in a real run is in workflow/test_run.py."""
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
+from safetensors.torch import save_file
+from snakemake.iocontainers import Log, OutputFiles
 
 from mechdiff.errors import InputError
+from mechdiff.figures.style import save
 from mechdiff.provenance import (
     PACKAGE,
     build_manifest,
@@ -126,3 +135,71 @@ def test_a_job_whose_code_is_not_what_its_run_began_with_stops_with_one_line(tmp
     line = "verdict was changed after this run began; start the run again\n"
     assert capsys.readouterr().err == f"mechdiff: the code of rule {line}"
     assert (tmp_path / "log").read_text() == f"verdict: the code of rule {line}"
+
+
+def job_of(folder: Path, *outputs: str) -> SimpleNamespace:
+    """What Snakemake gives to a script."""
+    named = OutputFiles([str(folder / output) for output in outputs])
+    known = {"rule": "verdict", "scriptdir": str(SCRIPTS), "threads": 1, "log": Log([str(folder / "log")])}
+    return SimpleNamespace(**known, input=[], output=named, params={}, wildcards={})
+
+
+@contextmanager
+def full_disk(most: int = 2000) -> Iterator[None]:
+    """Files can grow to so many bytes: writing more fails as it does on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def drawn() -> Figure:
+    figure = Figure()
+    figure.subplots().plot(range(100))
+    return figure
+
+
+NUMBERS = torch.arange(5000.0)
+WRITERS = {
+    "x.txt": lambda path: Path(path).write_text("x" * 5000),
+    "x.json": lambda path: write_text(path, "x" * 5000),
+    "x.csv": lambda path: pd.DataFrame({"x": NUMBERS}).to_csv(path),
+    "x.parquet": lambda path: pd.DataFrame({"x": NUMBERS}).to_parquet(path),
+    "x.safetensors": lambda path: save_file({"x": NUMBERS}, path),
+    "x.svg": lambda path: save(drawn(), path, Path(path).with_suffix(".png")),
+    "x.png": lambda path: drawn().savefig(path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_stops_a_job_with_one_line_that_names_the_file(tmp_path, capsys, name):
+    made = job_of(tmp_path, "first.txt", name, "last.txt")
+    with full_disk(), pytest.raises(SystemExit) as ended, job(made):
+        Path(made.output[0]).write_text("there is room for it")
+        WRITERS[name](made.output[1])
+    line = capsys.readouterr().err
+    assert ended.value.code == 1 and line.startswith("mechdiff: ") and line.count("\n") == 1
+    assert str(tmp_path / name) in line and ".part" not in line and "File too large" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_a_file_that_cannot_be_opened_is_called_by_its_own_name(tmp_path, capsys):
+    made = job_of(tmp_path, "x.txt")
+    with pytest.raises(SystemExit), job(made):
+        (Path(made.output[0]) / "y").open("x")
+    assert f"'{tmp_path / 'x.txt'}/y'" in capsys.readouterr().err
+
+
+def test_a_full_disk_names_the_record_and_the_log_too(tmp_path, capsys):
+    made = job_of(tmp_path, "x.txt")
+    made.output._set_name("record", 0)
+    with full_disk(100), pytest.raises(SystemExit), job(made):
+        pass
+    line = capsys.readouterr().err
+    assert f"mechdiff: {tmp_path / 'x.txt'}: [Errno 27]" in line and line.count("\n") == 1
+    assert not list(tmp_path.glob("*.txt"))
+    with pytest.raises(SystemExit), full_disk(), job(job_of(tmp_path)) as notes:
+        notes["x"] = "x" * 5000
+    assert str(tmp_path / "log") in capsys.readouterr().err

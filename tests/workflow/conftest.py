@@ -27,5 +27,6 @@ def finished(tmp_path_factory) -> Path:
             done = snakemake(part, "--configfile", CONFIG)
             assert done.returncode == 0, done.stdout + done.stderr
             assert "Table 1: the entity-tracking circuit found in mini-llama" in done.stdout, "printed at the end"
+            assert ".record.json" not in done.stdout + done.stderr, "nor what only the audit needs to name"
             part.rename(folder)
     return folder

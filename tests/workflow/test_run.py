@@ -71,6 +71,22 @@ def changed(folder: Path, tmp_path: Path, change) -> dict[str, int]:
 
 def test_a_second_run_does_nothing(finished):
     assert planned(finished, "--configfile", CONFIG) == {}
+    done = snakemake(finished, "--configfile", CONFIG)
+    assert (
+        done.returncode == 0
+        and done.stdout.startswith("Tables, figures and the verdict: ")
+        and "Job" not in done.stderr
+    )
+    for place in done.stdout.split(": ")[1].strip().split(", "):
+        assert (finished / place).exists(), "what it says to open"
+
+
+def test_every_rule_says_in_words_what_it_does():
+    """Snakemake lists the inputs of a rule that says nothing, a hundred records of rule all."""
+    for file in (ROOT / "Snakefile", *(ROOT / "workflow" / "rules").iterdir()):
+        rules = re.split(r"^rule (\w+):", file.read_text(), flags=re.MULTILINE)[1:]
+        for name, body in zip(rules[::2], rules[1::2], strict=True):
+            assert re.search(r'^    message:\n        f?"[\w{]', body, flags=re.MULTILINE), name
 
 
 def test_the_chain_of_a_run_is_complete_and_its_audit_passes(finished):

@@ -108,12 +108,18 @@ def test_a_full_disk_stops_it_with_one_line_and_it_goes_on_when_there_is_room(un
     ends_the_same(folder, undisturbed)
 
 
-def test_of_two_runs_at_once_the_second_is_refused_and_the_first_is_left_alone(undisturbed, tmp_path):
+@pytest.mark.parametrize("clones", [1, 2])
+def test_of_two_runs_at_once_the_second_is_refused_and_the_first_is_left_alone(undisturbed, tmp_path, clones):
     folder = new_folder(tmp_path / "twice")
+    other = folder if clones == 1 else new_folder(tmp_path / "other")
+    if clones == 2:
+        (folder / "results").mkdir()
+        (other / "results").symlink_to(folder / "results")
     first = start(folder)
-    while not list((folder / ".snakemake" / "locks").glob("*")) if (folder / ".snakemake").exists() else True:
+    while not (folder / RUN / ".lock").exists():
         assert first.poll() is None
         time.sleep(0.1)
-    second = start(folder)
-    assert second.wait(600) != 0 and "Directory cannot be locked" in (folder / "log").read_text()
+    second = start(other)
+    refused = "Directory cannot be locked" if clones == 1 else f"{RUN}: process {first.pid} on "
+    assert second.wait(600) != 0 and refused in (other / "log").read_text()
     assert first.wait(600) == 0 and shown(folder) == shown(undisturbed) and audit(folder / "results")

@@ -14,6 +14,8 @@ there, and every file that belongs there must be in it.
 
 from __future__ import annotations
 
+import shutil
+import stat
 import struct
 import tempfile
 import zipfile
@@ -22,12 +24,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from os.path import lexists
+from pathlib import Path
 
 from mechdiff.audit import (
     BESIDE,
     LISTING,
     PROGRAM,
+    TABLES,
     Audit,
     audit,
     audit_run,
@@ -37,21 +41,26 @@ from mechdiff.audit import (
     recorded_files,
 )
 from mechdiff.errors import InputError
-from mechdiff.provenance import file_sha256
-from mechdiff.sealed import MANIFEST, SealedRun, open_run, stays_outside
+from mechdiff.provenance import file_sha256, naming
+from mechdiff.sealed import MANIFEST, SealedRun, is_below, open_run, stays_outside
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip file can tell
+MOST_TIMES = 100  # as large as itself an archive may unpack to; those of runs unpack to two or three times
+ALIEN = "does not belong into this archive"
 UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError, OSError)
 
 
 def archive(folder: str | Path, file: str | Path) -> Audit:
     """Pack a finished run, by its folder, into a zip file; returns what was verified of it."""
+    if Path(file).suffix != ".zip" or Path(file).is_dir():
+        raise InputError(f"{file}: no name for an archive; allowed: that of a file, one that ends in .zip")
+    for above in Path(file).resolve().parents:
+        if (above / MANIFEST).is_file() and (above / TABLES).is_dir():
+            raise InputError(f"{file}: in the folder of a run, which must have no other file; allowed: outside {above}")
     found, run = audit_run(folder), open_run(folder)
-    if Path(file).suffix != ".zip":
-        raise InputError(f"{file}: no name for an archive; allowed: one that ends in .zip")
     part = Path(f"{file}.part")
     try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as packed:
+        with naming(file), zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as packed:
             for name, content in _contents(run):
                 entry = zipfile.ZipInfo(name, EARLIEST)
                 entry.external_attr, entry.create_system = 0o644 << 16, 3  # as on Unix, wherever it is made
@@ -65,7 +74,7 @@ def archive(folder: str | Path, file: str | Path) -> Audit:
 
 
 def audit_archive(file: str | Path) -> dict[str, Audit]:
-    """Verify everything in an archive. Raises InputError that names the first file that does not match."""
+    """Verify every file in an archive. Raises InputError that names the archive and the first that does not match."""
     with unpacked(file) as folder:
         for manifest in sorted(folder.rglob(MANIFEST)):
             listing = manifest.with_name(LISTING)
@@ -76,30 +85,54 @@ def audit_archive(file: str | Path) -> dict[str, Audit]:
         inside = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         if inside != expected:
             name = min(inside ^ expected)
-            raise InputError(f"{name}: " + ("missing" if name in expected else "does not belong into this archive"))
+            raise InputError(f"{name}: " + ("missing" if name in expected else ALIEN))
         return {Path(run).relative_to(folder).as_posix(): each for run, each in found.items()}
 
 
 @contextmanager
 def unpacked(file: str | Path) -> Iterator[Path]:
-    """The files of an archive in a temporary folder; InputError names the first that cannot be read."""
+    """The files of an archive in a temporary folder; errors then name the archive and the file in it.
+
+    Raises InputError that names the first that cannot be read, or that an archive cannot have.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         try:
             packed = zipfile.ZipFile(file)
         except UNREADABLE as error:
-            raise InputError(f"{file}: no archive that can be read ({error})") from error
-        with packed:
-            for name in (name for name in packed.namelist() if not name.endswith("/")):
-                to = Path(temporary, name)
-                if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or to.exists():
-                    raise InputError(f"{name}: does not belong into this archive")
-                try:
-                    content = packed.read(name)
-                except UNREADABLE as error:
-                    raise InputError(f"{name}: cannot be read from {file} ({error})") from error
-                to.parent.mkdir(parents=True, exist_ok=True)
-                to.write_bytes(content)
-        yield Path(temporary)
+            allowed = "allowed: an archive, a run's folder, or one above it"
+            raise InputError(f"{file}: no archive that can be read ({error}); {allowed}") from error
+        try:
+            with packed:
+                entries = packed.infolist()
+                size, most = sum(entry.file_size for entry in entries), MOST_TIMES * Path(file).stat().st_size
+                if size > most:
+                    raise InputError(f"unpacks to {size} bytes; allowed: {MOST_TIMES} times its own size, {most}")
+                for entry in entries:
+                    _unpack(packed, entry, Path(temporary, entry.filename))
+            yield Path(temporary)
+        except (InputError, OSError) as error:
+            line = str(error).replace(f"{temporary}/", "").replace(temporary, "its files")
+            raise InputError(f"{file}: {line}") from error
+
+
+def _unpack(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, to: Path) -> None:
+    """Put one file of an archive in its place; folders come with what is in them."""
+    name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
+    if entry.is_dir() and not entry.file_size:
+        return
+    if name != entry.orig_filename or not is_below(name) or lexists(to):
+        raise InputError(f"{entry.orig_filename}: {ALIEN}")
+    if kind not in (0, stat.S_IFREG):
+        raise InputError(f"{name}: is no regular file")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f"{name}: packed by method {entry.compress_type}; allowed: stored or deflated")
+    try:
+        with packed.open(entry) as content:
+            to.parent.mkdir(parents=True, exist_ok=True)
+            with to.open("xb") as unpacked_file:
+                shutil.copyfileobj(content, unpacked_file)
+    except UNREADABLE as error:
+        raise InputError(f"{name}: cannot be unpacked ({error})") from error
 
 
 def _names(run: SealedRun) -> list[str]:

@@ -13,12 +13,14 @@ Steps, from the beginning of the chain to its end, so that the first file named 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
 from mechdiff.errors import InputError
+from mechdiff.provenance import parse_record
 from mechdiff.sealed import MANIFEST, SealedRun, files_below, open_run, read_below, stays_outside
 
 TABLES, LOGS = "tables", "logs"
@@ -41,23 +43,32 @@ class Audit:
 
 def audit(folder: str | Path) -> dict[str, Audit]:
     """Verify every run under a folder, run by run. Raises InputError that names the first file that does not match."""
-    files = list(files_below(Path(folder))) if Path(folder).is_dir() else []
-    found = {file.parent for file in files if file.name == MANIFEST}
-    found |= {file.parents[1] for file in files if file.parent.name == TABLES}
-    runs = sorted(run for run in found if found.isdisjoint(run.parents))  # a run's crate has a copy of the workflow
+    runs = list(_runs_below(Path(folder), set()))
     if not runs:
         raise InputError(f"{folder}: no {MANIFEST} in it, so no finished run to audit")
     return {str(run): audit_run(run) for run in runs}
+
+
+def _runs_below(folder: Path, entered: set[Path]) -> Iterator[Path]:
+    """The folders of runs, finished or not, sorted; none inside another: a crate has a copy of the workflow."""
+    if not folder.is_dir() or folder.resolve() in entered:
+        return
+    entered.add(folder.resolve())
+    if lexists(folder / MANIFEST) or (folder / TABLES).is_dir():
+        yield folder
+        return
+    for path in sorted(folder.iterdir()):
+        yield from _runs_below(path, entered)
 
 
 def audit_run(folder: str | Path) -> Audit:
     """Verify one run by its folder."""
     run = open_run(folder)
     files = recorded_files(run)
-    archived = (run.folder / LISTING).is_file()
+    archived = lexists(run.folder / LISTING)
     outside = []
     for file in files:
-        if archived and stays_outside(file["path"]) and not (run.root / file["path"]).exists():
+        if archived and stays_outside(file["path"]) and not run.has(file["path"]):
             outside.append(file)
         else:
             run.verify(file)
@@ -106,25 +117,25 @@ def program(run: SealedRun, files: Iterable[File]) -> File:
 
 def _verify_listing(run: SealedRun, outside: list[File]) -> None:
     name = f"{run.name}/{LISTING}"
-    listing = read_below(run.root, name)
+    content = read_below(run.root, name)
+    listing = parse_record(content, name)
     beside = listing.get("beside") if isinstance(listing, dict) else None
     if not isinstance(beside, dict) or not set(beside) <= {f"{run.name}/{file}" for file in BESIDE}:
         raise InputError(f"{name}: is no list of an archive")
-    if (run.folder / LISTING).read_text(encoding="utf-8") != listing_text(run, beside, outside):
+    if content != listing_text(run, beside, outside).encode():
         raise InputError(f"{name}: is not the list of this run's archive")
     for path, sha256 in beside.items():
-        run.verify({"path": path, "sha256": sha256})
+        run.verify({"path": path, "sha256": str(sha256)})
 
 
 def _require_no_others(run: SealedRun, files: Iterable[File]) -> None:
-    """Refuse files in the run's folder that no record names; hidden ones are Snakemake's."""
-
-    def own(path: Path) -> bool:
-        return path.name.startswith(".") or path.relative_to(run.name).parts[0] == LOGS or path.as_posix() in known
-
-    known = {file["path"] for file in files} | set(run.records)
-    known |= {f"{run.name}/{name}" for name in (MANIFEST, LISTING, *BESIDE)}
-    others = [path for path in (file.relative_to(run.root) for file in files_below(run.folder)) if not own(path)]
+    """Refuse what is in the run's folder and no record names; hidden files are Snakemake's."""
+    known = {run.root / file["path"] for file in files} | {run.root / name for name in run.records}
+    beside = {run.folder / name for name in (MANIFEST, LISTING, *BESIDE)}
+    folders = {folder for file in known for folder in file.parents}
+    found = (path for path in files_below(run.folder, folders) if run.folder / LOGS not in path.parents)
+    others = [path for path in found if path not in known and not (path in beside and path.is_file())]
     if others:
         more = f", nor {len(others) - 1} others" if others[1:] else ""
-        raise InputError(f"{others[0]}: no record of this run names it{more}; delete what an earlier config left")
+        line = f"no record of this run names it{more}; delete what an earlier config left"
+        raise InputError(f"{others[0].relative_to(run.root)}: {line}")

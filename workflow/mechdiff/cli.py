@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import signal
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from mechdiff.archive import archive, audit_archive
 from mechdiff.audit import Audit, audit
-from mechdiff.errors import InputError
+from mechdiff.errors import InputError, one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,10 +19,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if hasattr(signal, "SIGPIPE"):  # not on Windows
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of a pipe may leave early
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name can be no text
     try:
         options.run(options)
     except (InputError, OSError) as error:
-        print(f"mechdiff: {error}", file=sys.stderr)
+        print(f"mechdiff: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 

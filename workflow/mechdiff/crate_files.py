@@ -41,7 +41,7 @@ def gather(run: str, records: Records, config: dict[str, Any], place: Path) -> d
     write_text(place / GRAPH, rule_graph(records))
     lines = [f"# Run {config['run']}\n", "Tables, figures and the verdict are in `tables/`, `figures/` and `verdict/`."]
     lines += [f"`{FOLDER}/` has the workflow, the config and the package versions of the run."]
-    lines += ["`mechdiff audit`, above `results/`, verifies every file against the record of the job that made it."]
+    lines += ["`mechdiff audit`, above `results/`, verifies every file but logs against the record of its job."]
     write_text(place / README, "\n".join(lines) + "\n")
     found = {Path(f["path"]).relative_to(place): f for f in hashed_files(map(str, (place / FOLDER, place / README)))}
     return {str(path): file | {"path": f"{run}/{path}"} for path, file in found.items()}

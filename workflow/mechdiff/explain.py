@@ -113,15 +113,14 @@ def _is_behind(run: SealedRun, path: str, row: pd.Series, column: str, with_form
 def _chain(run: SealedRun, first: str, left_out: Iterable[str]) -> list[str]:
     """The records behind one, itself first, each where it is met first."""
     chain: dict[str, None] = {}
-
-    def follow(name: str, left_out: Iterable[str] = ()) -> None:
+    waiting = [(first, set(left_out))]
+    while waiting:
+        name, left_out = waiting.pop()
         if name not in chain:
             chain[name] = None
-            for file in run.records[name]["inputs"]:
-                if file["path"] in run.maker and file["path"] not in left_out:
-                    follow(run.maker[file["path"]])
-
-    follow(first, left_out)
+            read = (file["path"] for file in run.records[name]["inputs"])
+            makers = [run.maker[path] for path in read if path in run.maker and path not in left_out]
+            waiting += [(maker, set()) for maker in reversed(makers)]
     return list(chain)
 
 

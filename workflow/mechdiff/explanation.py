@@ -36,17 +36,17 @@ def _cell(found: Found) -> Iterator[str]:
 
 def _tree(jobs: list[Found]) -> Iterator[str]:
     by_number, told = {job["job"]: job for job in jobs}, set()
-
-    def tell(job: Found, depth: int) -> Iterator[str]:
+    waiting = [(jobs[0], 0)]
+    while waiting:
+        job, depth = waiting.pop()
+        if job["job"] in told:
+            continue
         told.add(job["job"])
         indent = "  " * depth
         yield f"{indent}[{job['job']}] {job['rule']} {_pairs(job['wildcards'])}".rstrip()
         yield from (f"{indent}    {line}" for line in _job(job))
-        for file in job["inputs"]:
-            if file["made_by"] and file["made_by"] not in told:
-                yield from tell(by_number[file["made_by"]], depth + 1)
-
-    yield from tell(jobs[0], 0)
+        makers = [file["made_by"] for file in job["inputs"] if file["made_by"]]
+        waiting += [(by_number[number], depth + 1) for number in reversed(makers)]
 
 
 def _job(job: Found) -> Iterator[str]:

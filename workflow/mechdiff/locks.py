@@ -1,7 +1,8 @@
-"""Runs that were killed: their locks are released, their jobs ended, by the next run.
+"""One run at a time in a folder of results; and runs that were killed: their locks are released, their jobs ended.
 
-Killed outright, Snakemake leaves its lock behind, and its jobs to the machine or in Slurm's queue. So each run says who
-it is, by a folder of its own name that its jobs know of (``MECHDIFF_RUN``):
+Snakemake's own lock is in the folder that it is started in, so it does not see a run of another clone that has the same
+``results/``. And killed outright, Snakemake leaves its lock behind, and its jobs to the machine or in Slurm's queue. So
+each run says who it is, by a folder of its own name that its jobs know of (``MECHDIFF_RUN``):
 
 1. A run that begins releases the lock where all who said so are gone (``hold``). One on another machine cannot be
    looked at: then the lock stays, and a line says what to do.
@@ -9,6 +10,8 @@ it is, by a folder of its own name that its jobs know of (``MECHDIFF_RUN``):
    them from there and notes its number in Slurm (``told``). Whatever is edited meanwhile is for the next run.
 3. Before its first job it also ends what dead runs left (``take_over``): their folders go, so that no job of theirs
    begins any more or puts an output in its place (:mod:`mechdiff.staging`), and those that Slurm runs are cancelled.
+4. And it locks the folders that its jobs write into, in these folders themselves (``lock``). It does not start where
+   another run holds one; that of a dead run it takes over.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
+from errno import EEXIST, ENOTEMPTY
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +37,8 @@ from mechdiff.errors import InputError
 from mechdiff.provenance import write_text
 from mechdiff.staging import SENT_BY, require_run
 
-LOCKS, RUNS = "locks", "runs"
+LOCKS, RUNS = "locks", "runs"  # in Snakemake's folder
+LOCK = ".lock"  # in a folder that a run writes into: a folder that holds one file, which has the run's name
 TOLD = "run.json"  # in a run's folder, beside one empty file for each of its jobs in Slurm
 PATIENCE = 120  # for Slurm to end a job [s]
 
@@ -87,9 +94,73 @@ def take_over(folder: str | Path, elsewhere_too: bool = False) -> None:
 
     Raises InputError when Slurm does not end one.
     """
-    runs = (Path(folder) / RUNS).iterdir()
-    dead = [run for run in runs if _dead(run) or (elsewhere_too and not _here(run))]
-    jobs = {file.name for run in dead for file in run.iterdir() if file.name.isdigit()}
+    _end([run for run in (Path(folder) / RUNS).iterdir() if _dead(run) or (elsewhere_too and not _here(run))])
+
+
+def lock(folders: Iterable[str | Path]) -> None:
+    """Hold folders for this run until its process ends; what dead runs held is taken over and their jobs are ended.
+
+    Raises InputError that names the run that holds one of them.
+    """
+    me = Path(os.environ[SENT_BY])
+    for folder in map(Path, sorted(set(map(str, folders)))):
+        atexit.register(_release, folder / LOCK / me.name)
+        _end(_locked(folder, me))
+
+
+def unlock(folders: Iterable[str | Path]) -> None:
+    """Release what runs of other machines hold: the user says that they are gone."""
+    for folder in folders:
+        for owner in (Path(folder) / LOCK).glob("*"):
+            if not _here(owner):
+                owner.unlink(missing_ok=True)
+
+
+def _locked(folder: Path, me: Path) -> list[Path]:
+    """Lock a folder for a run; the dead runs that held it. Runs by the folders of their own.
+
+    A folder that has this run's name in it becomes the lock by one rename. That fails where the lock has a name in it,
+    and does not where it is empty. A dead run's name is removed by that name, so nobody's else can go with it.
+    """
+    mine, dead = folder / f"{LOCK}.{me.name}", []
+    mine.mkdir(parents=True, exist_ok=True)
+    try:
+        (mine / me.name).write_text(str(me), encoding="utf-8")
+        while True:
+            try:
+                mine.rename(folder / LOCK)
+            except OSError as error:
+                if error.errno not in (EEXIST, ENOTEMPTY):
+                    raise
+            else:
+                return dead
+            for owner in (folder / LOCK).glob("*"):
+                with suppress(FileNotFoundError):  # another took it over, or it ended
+                    if not _dead(owner):
+                        raise InputError(_held(folder, owner))
+                    dead.append(Path(owner.read_text(encoding="utf-8")))
+                    owner.unlink()
+    finally:
+        shutil.rmtree(mine, ignore_errors=True)
+
+
+def _held(folder: Path, owner: Path) -> str:
+    """Who holds a folder, and what to do."""
+    host, pid = owner.name.split("@")[:2]
+    since = datetime.fromtimestamp(owner.stat().st_mtime).astimezone().isoformat(" ", "seconds")
+    cure = "start again when it has ended" if _here(owner) else "if that run is gone: snakemake --unlock"
+    return f"{folder}: process {pid} on {host} has been writing it since {since}; {cure}"
+
+
+def _release(owner: Path) -> None:
+    with suppress(OSError):  # another may hold the folder by now
+        owner.unlink(missing_ok=True)
+        owner.parent.rmdir()
+
+
+def _end(dead: Iterable[Path]) -> None:
+    """End what runs left, by their own folders: these go, and what Slurm has of their jobs is cancelled."""
+    jobs = {file.name for run in dead if run.is_dir() for file in run.iterdir() if file.name.isdigit()}
     for run in dead:
         shutil.rmtree(run, ignore_errors=True)
     if shutil.which("squeue") and (left := _in_queue(jobs)):

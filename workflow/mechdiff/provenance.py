@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import stat
 import subprocess
 import sys
 import time
@@ -22,12 +23,13 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mechdiff import __version__
-from mechdiff.errors import InputError
+from mechdiff.errors import InputError, one_line
 from mechdiff.staging import staged
 
+DEEPEST = 100  # parts within parts that a record can have
 NAMED = "named"  # a rule's parameter that tells Snakemake the names of the others
 PACKAGE = Path(__file__).resolve().parent
 PACKAGES = (
@@ -37,10 +39,50 @@ PACKAGES = (
 )
 
 
+@contextmanager
+def open_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to read bytes from. InputError when it is missing or none: a pipe would be waited for without end."""
+    try:
+        file = open(path, "rb", opener=_unblocked)  # noqa: SIM115 - pathlib takes no opener; closed below
+    except (OSError, ValueError) as error:  # ValueError: no name for a file
+        raise InputError(f"{path}: {_reason(error)}") from error
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InputError(f"{path}: is no regular file")
+        yield file
+
+
+def _unblocked(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "missing"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder, not a file"
+    return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+
+
 def file_sha256(path: str | Path) -> str:
     """sha256 of a file's bytes, as hex."""
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def naming(*paths: str | Path) -> Iterator[None]:
+    """InputError that names the files where they cannot be written: a write to a full disk does not say to which."""
+    try:
+        yield
+    except (OSError, _tensors_error()) as error:
+        named = getattr(error, "filename", None) is not None
+        raise InputError(str(error) if named else f"{', '.join(map(str, paths))}: {error}") from error
+
+
+def _tensors_error() -> type[Exception]:
+    """What safetensors raises where it cannot write, if it was imported."""
+    return getattr(sys.modules.get("safetensors"), "SafetensorError", OSError)
 
 
 def digest(value: Any) -> str:
@@ -99,7 +141,8 @@ def _version_of(modules: Mapping[str, str]) -> str:
 def write_text(path: str | Path, text: str) -> None:
     """Write a file whole or not at all."""
     temporary = Path(f"{path}.part")
-    temporary.write_text(text, encoding="utf-8")
+    with naming(path):
+        temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
@@ -122,17 +165,31 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
         record_file = outputs.get("record")
         with staged(list(outputs), last=record_file) as places:
             snakemake.output = type(outputs)(toclone=outputs, custom_map=lambda output: str(places[output]))
-            yield notes
-            if record_file:
-                made = {place: output for output, place in places.items() if output != record_file}
-                record = _record(snakemake, inputs, made, notes, started, clock) | {"code": code, "git": git}
-                write_text(places[record_file], json.dumps(record, indent=2, sort_keys=True) + "\n")
+            with _writing(places):
+                yield notes
+                if record_file:
+                    made = {place: output for output, place in places.items() if output != record_file}
+                    record = _record(snakemake, inputs, made, notes, started, clock) | {"code": code, "git": git}
+                    write_text(places[record_file], json.dumps(record, indent=2, sort_keys=True) + "\n")
         _log(snakemake, f"{snakemake.rule}: done in {time.monotonic() - clock:.1f} s. {json.dumps(notes)}")
     except (InputError, OSError) as error:
-        print(f"mechdiff: {error}", file=sys.stderr)
-        with suppress(OSError):  # the disk may be what is full
-            _log(snakemake, f"{snakemake.rule}: {error}")
+        print(f"mechdiff: {one_line(error)}", file=sys.stderr)
+        with suppress(InputError):  # the disk may be what is full
+            _log(snakemake, f"{snakemake.rule}: {one_line(error)}")
         sys.exit(1)
+
+
+@contextmanager
+def _writing(places: Mapping[str, Path]) -> Iterator[None]:
+    """Call outputs by their own names in errors, wherever they are meanwhile."""
+    try:
+        with naming(*places):
+            yield
+    except InputError as error:
+        line = str(error)
+        for output, place in places.items():
+            line = line.replace(str(place), output)
+        raise InputError(line) from error
 
 
 def _record(
@@ -159,7 +216,8 @@ def _record(
 
 
 def _log(snakemake: Any, line: str) -> None:
-    Path(snakemake.log[0]).write_text(line + "\n", encoding="utf-8")
+    with naming(snakemake.log[0]):
+        Path(snakemake.log[0]).write_text(line + "\n", encoding="utf-8")
 
 
 def hashed_files(paths: Iterable[str] | Mapping[Path, str]) -> list[dict[str, Any]]:
@@ -222,12 +280,37 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
-def read_record(path: str | Path) -> dict[str, Any]:
+def read_record(path: str | Path) -> Any:
     """A record or manifest; InputError when it is missing or not readable."""
+    with open_file(path) as file:
+        return parse_record(file.read(), path)
+
+
+def parse_record(content: bytes, name: str | Path) -> Any:
+    """The JSON value of a record's bytes; InputError under its name when it is none, or not one value alone."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a record ({error})") from error
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+        waiting = [(value, 1)]
+        while waiting:
+            part, depth = waiting.pop()
+            if depth > DEEPEST:
+                raise ValueError(f"nested deeper than {DEEPEST}")
+            if isinstance(part, dict | list):
+                waiting += ((each, depth + 1) for each in (part.values() if isinstance(part, dict) else part))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: cannot be read as a record ({error})") from error
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key is there twice")
+    return value
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
 
 
 def build_manifest(run: str, records: Iterable[str]) -> dict[str, Any]:

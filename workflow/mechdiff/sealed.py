@@ -9,19 +9,23 @@ The first file that is wrong is named, in one line. What records name is hashed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import os
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from os.path import abspath
-from pathlib import Path
+from os.path import abspath, normpath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mechdiff.errors import InputError
-from mechdiff.provenance import file_sha256, manifest_matches, manifest_text, read_record
+from mechdiff.provenance import file_sha256, manifest_matches, manifest_text, open_file, parse_record
 
 MANIFEST = "manifest.json"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")  # weights and activations: large, and known well enough by sha256
-TOLD = {"rule", "wildcards", "params", "inputs", "outputs", "code", "environment", "git"}  # by every record
+FORM: dict[str, Any] = {"rule": str, "wildcards": dict, "params": dict, "inputs": list, "outputs": list}  # of a record
+FORM |= {"code": dict, "environment": dict, "git": dict | None}
 Record = dict[str, Any]
 
 
@@ -47,7 +51,11 @@ class SealedRun:
 
     def own(self, path: str) -> bool:
         """Whether a recorded path is one of the run's own files."""
-        return Path(path).is_relative_to(self.name)
+        return Path(normpath(path)).is_relative_to(self.name)
+
+    def has(self, path: str) -> bool:
+        """Whether something is there by a recorded path below the root; beyond it is another machine's."""
+        return is_below(path) and os.path.lexists(self.root / path)
 
     def relative(self, path: str) -> str:
         """A recorded path without the run's name, by which two runs can be compared."""
@@ -55,7 +63,7 @@ class SealedRun:
 
     def verify(self, file: Mapping[str, Any]) -> None:
         """Refuse a file that is not as its record says."""
-        _verify(self.root / file["path"], file["sha256"], file["path"])
+        _verify(self.root, file["path"], file["sha256"])
 
 
 def stays_outside(path: str) -> bool:
@@ -66,46 +74,66 @@ def stays_outside(path: str) -> bool:
 def open_run(folder: str | Path) -> SealedRun:
     """A finished run by its folder, results/<run>. Raises InputError that names what is missing or was changed."""
     path = Path(folder) / MANIFEST
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise InputError(f"{path}: missing, so there is no finished run in {folder}")
-    manifest = read_record(path)
+    with open_file(path) as file:
+        content = file.read()
+    manifest = parse_record(content, path)
     if not isinstance(manifest, dict) or not manifest_matches(manifest):
         raise InputError(f"{path}: does not have the digest it was sealed with")
-    if path.read_text(encoding="utf-8") != manifest_text(manifest):
+    if content != manifest_text(manifest).encode():
         raise InputError(f"{path}: is not written as it was sealed")
-    if not isinstance(manifest.get("run"), str) or not isinstance(manifest.get("records"), dict):
+    if not _is_manifest(manifest):
         raise InputError(f"{path}: is no manifest of a run")
     root = _root(path, manifest["run"])
-    for name, sha256 in manifest["records"].items():
-        _verify(root / name, sha256, name)
-    records = {name: read_below(root, name) for name in manifest["records"]}
+    records = {name: _record(root, name, sha256) for name, sha256 in manifest["records"].items()}
     return SealedRun(root, manifest["run"], manifest["digest"], in_order(records))
 
 
-def files_below(folder: Path, inside: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Every file below a folder, sorted; folders that are links are entered too, but not from inside themselves."""
-    real = folder.resolve()
-    if real not in inside:
-        for path in sorted(folder.iterdir()):
-            if path.is_dir():
-                yield from files_below(path, (*inside, real))
-            elif path.is_file():
-                yield path
+def files_below(folder: Path, named: Container[Path]) -> Iterator[Path]:
+    """Everything below a folder that is no folder, sorted, less what is hidden.
+
+    A folder that is a link is entered where it is one of those named, and else told itself: it may lead anywhere.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and (path in named or not path.is_symlink()):
+            yield from files_below(path, named)
+        else:
+            yield path
 
 
-def read_below(root: Path, name: str) -> Any:
-    """A JSON file by its recorded path, by which an error names it too."""
+def read_below(root: Path, name: str) -> bytes:
+    """A file by its recorded path, by which an error names it too."""
+    with _named_as(name, root), open_file(root / name) as file:
+        return file.read()
+
+
+def _verify(root: Path, name: str, sha256: str) -> None:
+    with _named_as(name, root):
+        found = file_sha256(root / name)
+    _require_same(found, sha256, name)
+
+
+def _record(root: Path, name: str, sha256: str) -> Any:
+    content = read_below(root, name)
+    _require_same(hashlib.sha256(content).hexdigest(), sha256, name)
+    return parse_record(content, name)
+
+
+def _require_same(found: str, recorded: str, name: str) -> None:
+    if found != recorded:
+        raise InputError(f"{name}: does not match its recorded sha256 {recorded[:12]}…")
+
+
+@contextmanager
+def _named_as(name: str, root: Path) -> Iterator[None]:
+    """Call a file by its recorded path in errors, wherever it is."""
     try:
-        return read_record(root / name)
+        yield
     except InputError as error:
-        raise InputError(str(error).replace(str(root / name), name)) from error
-
-
-def _verify(path: Path, sha256: str, name: str) -> None:
-    if not path.is_file():
-        raise InputError(f"{name}: missing")
-    if file_sha256(path) != sha256:
-        raise InputError(f"{name}: does not match its recorded sha256 {sha256[:12]}…")
+        raise InputError(str(error).replace(str(root / name), name, 1)) from error
 
 
 def _root(path: Path, run: str) -> Path:
@@ -127,26 +155,55 @@ def in_order(records: Mapping[str, Record]) -> dict[str, Record]:
             if maker.setdefault(file["path"], name) != name:
                 raise InputError(f"{file['path']}: both {maker[file['path']]} and {name} say that they made it")
     ordered: dict[str, Record] = {}
-
-    def visit(name: str, waiting: tuple[str, ...] = ()) -> None:
-        if name in waiting:
-            raise InputError(f"{name}: its job would need what it makes itself")
-        for made_by in dict.fromkeys(maker[f["path"]] for f in records[name]["inputs"] if f["path"] in maker):
-            if made_by not in ordered:
-                visit(made_by, (*waiting, name))
-        ordered[name] = records[name]
-
-    for name in sorted(records):
-        if name not in ordered:
-            visit(name)
+    opened: dict[str, Iterator[str]] = {}  # from a job to the one that it waits for: the makers still to be looked at
+    for first in sorted(records):
+        opened[first] = _makers(records[first], maker)
+        while opened:
+            name, makers = next(reversed(opened.items()))
+            made_by = next((each for each in makers if each not in ordered), None)
+            if made_by is None:
+                ordered[name] = records[name]
+                del opened[name]
+            elif made_by in opened:
+                raise InputError(f"{made_by}: its job would need what it makes itself")
+            else:
+                opened[made_by] = _makers(records[made_by], maker)
     return ordered
 
 
-def _is_record(value: Any) -> bool:
-    if not isinstance(value, dict) or not value.keys() >= TOLD:
+def _makers(record: Record, maker: Mapping[str, str]) -> Iterator[str]:
+    return iter(dict.fromkeys(maker[file["path"]] for file in record["inputs"] if file["path"] in maker))
+
+
+def _is_manifest(value: Mapping[str, Any]) -> bool:
+    run, records = value.get("run"), value.get("records")
+    if not isinstance(run, str) or not is_below(run) or not isinstance(records, dict):
         return False
-    return all(isinstance(value[key], list) and all(map(_is_file, value[key])) for key in ("inputs", "outputs"))
+    return all(is_below(name) and isinstance(sha256, str) for name, sha256 in records.items())
+
+
+def is_below(path: str) -> bool:
+    """Whether a path says in one way alone, and without leaving its root, where a file is."""
+    parts = PurePosixPath(path)
+    return path == parts.as_posix() != "." and not parts.is_absolute() and ".." not in parts.parts
+
+
+def _is_record(value: Any) -> bool:
+    if not isinstance(value, dict) or "git" not in value or not _has(value, **FORM):
+        return False
+    git = value["git"]
+    return (
+        _has(value["code"], version=str, modules=dict)
+        and _has(value["environment"], packages=dict)
+        and (git is None or _has(git, commit=str, dirty=bool))
+        and all(map(_is_file, (*value["inputs"], *value["outputs"])))
+        and all(is_below(file["path"]) for file in value["outputs"])
+    )
 
 
 def _is_file(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("path"), str) and isinstance(value.get("sha256"), str)
+    return isinstance(value, dict) and _has(value, path=str, sha256=str, bytes=int)
+
+
+def _has(value: Mapping[str, Any], **forms: type) -> bool:
+    return all(isinstance(value.get(key), form) for key, form in forms.items())

@@ -1,7 +1,7 @@
+import atexit
 import json
 import re
 import sys
-import time
 from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
@@ -12,7 +12,7 @@ from mechdiff.checkpoints import checkpoint_files, tokenizer_files, tokenizer_fo
 from mechdiff.desiderata import DESIDERATA, POSITIONAL
 from mechdiff.errors import InputError
 from mechdiff.hub import FETCHED
-from mechdiff.locks import hold, take_over, tell, told
+from mechdiff.locks import hold, lock, take_over, tell, told, unlock
 from mechdiff.resources import model_resources
 
 try:
@@ -32,6 +32,7 @@ if workflow.is_main_process:
         print(f"mechdiff: {line}", file=sys.stderr)
     if "--unlock" in sys.argv:
         take_over(".snakemake", elsewhere_too=True)
+        unlock([f"results/{config['run']}", *Path("results").glob("family/*"), *Path(FETCHED).glob("*")])
 
 MISSING = configuration.missing_checkpoints(config)
 for line in MISSING:  # the whole run can be planned all the same; it will not start, see onstart
@@ -39,8 +40,8 @@ for line in MISSING:  # the whole run can be planned all the same; it will not s
 
 RUN = f"results/{config['run']}"
 MANIFEST = f"{RUN}/manifest.json"
+WHAT_TO_OPEN = f"Tables, figures and the verdict: {RUN}/tables, {RUN}/figures, {RUN}/verdict/verdict.html"
 CRATE = f"{RUN}/ro-crate-metadata"
-STARTED = time.time()
 BASE = configuration.base_model(config)
 MODELS = list(config["models"])
 CHECKPOINTS = {name: configuration.checkpoint(config, name) for name in MODELS}
@@ -229,6 +230,23 @@ def all_records():
         records.append(f"{RUN}/positional_desiderata/{BASE}")
     records += [f"{RUN}/tables/{table}" for table in TABLES]
     return [f"{record}.record.json" for record in dict.fromkeys(records)]
+
+
+def written_into(job):
+    """The folders that a job writes into: the run's, or one that several runs share: a seed's, a model's of the hub."""
+    outputs = [Path(output) for output in job.output]
+    return {RUN if path.is_relative_to(RUN) else str(Path(*path.parts[:3])) for path in outputs}
+
+
+def seals_the_run():
+    """Whether the manifest is among what was asked for."""
+    return "seal_run" in {job.rule.name for job in workflow.dag.jobs}
+
+
+def tell_what_is_there():
+    """What to open where there was nothing to do: Snakemake runs no hook then."""
+    if workflow.scheduler and not workflow.dryrun and not len(workflow.dag) and seals_the_run():
+        print(WHAT_TO_OPEN)
 
 
 def reported(path, caption, category, number, what, **labels):

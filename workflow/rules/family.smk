@@ -71,3 +71,5 @@ rule fine_tune_adapter:
 rule train_family:
     input:
         expand("results/family/seed0/{member}/{member}.record.json", member=configuration.MEMBERS),
+    message:
+        "The family, seed 0"

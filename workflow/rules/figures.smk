@@ -127,7 +127,7 @@ rule figure_cmap_inputs:
         seed=config["seed"],
         code=code("figure_cmap_inputs"),
     message:
-        "–: Cross-model patching of inputs"
+        "Cross-model patching of inputs"
     script:
         "../scripts/figure_cmap_inputs.py"
 
