@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 from micro import ROOT
 
 CONFIG = "config/test.yaml"
@@ -34,3 +36,21 @@ def mechdiff(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """The command, in a folder."""
     command = [sys.executable, "-m", "mechdiff", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def short_family(family: dict) -> dict:
+    """A family's config, three steps a training."""
+    short = yaml.safe_load(yaml.safe_dump(family))
+    short["base"] |= {"steps": 3, "scenes": 4}
+    short["base"]["weakened"]["scenes"] = 20
+    for member in short["fine_tuned"].values():
+        member["steps"] = 3
+    return short
+
+
+def new_project(path: Path) -> Path:
+    """The project again, as a clone has it, to be changed and run in."""
+    for folder in ("workflow", "config", "envs", "resources", "profiles"):
+        shutil.copytree(ROOT / folder, path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "Snakefile", path)
+    return path

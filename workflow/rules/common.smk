@@ -11,6 +11,7 @@ from mechdiff import provenance
 from mechdiff.checkpoints import checkpoint_files, tokenizer_files, tokenizer_folder
 from mechdiff.desiderata import DESIDERATA, POSITIONAL
 from mechdiff.errors import InputError
+from mechdiff.family.files import read_family
 from mechdiff.locks import hold, take_over, tell, told
 from mechdiff.hub import FETCHED
 from mechdiff.resources import model_resources

@@ -1,5 +1,7 @@
 # Training the default family again, from a seed. The default run uses the weights in resources/models and needs none of it.
-MEMBERS = ["mini-llama", "mini-vicuna", "mini-goat", "mini-float", "mini-control"]
+FAMILY_FILE = Path(workflow.basedir, "config", "family.yaml")
+FINE_TUNED_MEMBERS = read_family(FAMILY_FILE)["fine_tuned"] if FAMILY_FILE.exists() else {}  # a run's crate has none
+ADAPTERS = [name for name, settings in FINE_TUNED_MEMBERS.items() if settings["adapter"]]
 FAMILY = "results/family/seed{seed}"
 TOKENIZER_FILES = {"tokenizer": "tokenizer.json", "tokenizer_config": "tokenizer_config.json"}
 CHECKPOINT_FILES = {"config": "config.json", "weights": "model.safetensors"} | TOKENIZER_FILES
@@ -36,7 +38,7 @@ rule fine_tune:
     log:
         f"{FAMILY}/logs/fine_tune/{{member}}.log",
     wildcard_constraints:
-        member="mini-(vicuna|float|control)",
+        member="|".join(re.escape(name) for name in FINE_TUNED_MEMBERS if name not in ADAPTERS),
     conda:
         CONDA
     params:
@@ -58,7 +60,7 @@ rule fine_tune_adapter:
     log:
         f"{FAMILY}/logs/fine_tune_adapter/{{member}}.log",
     wildcard_constraints:
-        member="mini-goat",
+        member="|".join(map(re.escape, ADAPTERS)),
     conda:
         CONDA
     params:
@@ -71,4 +73,4 @@ rule fine_tune_adapter:
 
 rule train_family:
     input:
-        expand("results/family/seed0/{member}/{member}.record.json", member=MEMBERS),
+        expand("results/family/seed0/{member}/{member}.record.json", member=["mini-llama", *FINE_TUNED_MEMBERS]),

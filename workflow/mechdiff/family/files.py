@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from tokenizers import Tokenizer
-from torch import nn
 
 from mechdiff.checkpoints import ADAPTER, WEIGHTS
 from mechdiff.config import read_objects
@@ -16,6 +14,10 @@ from mechdiff.errors import InputError
 from mechdiff.family.tokenizer import build_tokenizer, family_words, save_tokenizer
 from mechdiff.provenance import write_text
 from mechdiff.task import BoxTask
+
+if TYPE_CHECKING:  # the rules read a family file and need not wait for torch
+    from tokenizers import Tokenizer
+    from torch import nn
 
 
 def read_family(path: str | Path) -> dict[str, Any]:
