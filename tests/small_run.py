@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,16 +11,20 @@ from pathlib import Path
 
 import yaml
 
+from mechdiff.cells import read_table
+from mechdiff.provenance import digest, file_sha256, manifest_text
 from micro import ROOT
 
 CONFIG = "config/test.yaml"
 RUN = "results/test"
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run in a folder that has its own config/ and resources/, with the project's Snakefile."""
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+def snakemake(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
+    """Run in a folder that has its own config/ and resources/; the Snakefile is its own, if it has one."""
+    project = folder if (folder / "Snakefile").exists() else ROOT
+    command = [sys.executable, "-m", "snakemake", "-s", str(project / "Snakefile"), "--cores", "2", *arguments]
+    own = os.environ | {"PYTHONPATH": str(project / "workflow")} | env
+    return subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, timeout=600)
 
 
 def new_folder(path: Path) -> Path:
@@ -54,3 +60,20 @@ def new_project(path: Path) -> Path:
         shutil.copytree(ROOT / folder, path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "Snakefile", path)
     return path
+
+
+def forge(folder: Path, model: str, faithfulness: float) -> None:
+    """Another number in Table 1 of a run, and every record and the manifest forged with it."""
+    table = folder / RUN / "tables" / "table_1.csv"
+    forged = read_table(table)
+    forged.loc[forged["model"] == model, "faithfulness"] = faithfulness
+    table.write_text(forged.to_csv(index=False))
+    for name, kind in (("tables/table_1", "outputs"), ("ro-crate-metadata", "inputs")):  # the crate reads the record
+        record = folder / RUN / f"{name}.record.json"
+        told = json.loads(record.read_text())
+        for file in told[kind]:
+            file["sha256"] = file_sha256(folder / file["path"])
+        record.write_text(json.dumps(told))
+    sealed = json.loads((folder / RUN / "manifest.json").read_text())["records"]
+    made = {"run": RUN, "records": {name: file_sha256(folder / name) for name in sealed}}
+    (folder / RUN / "manifest.json").write_text(manifest_text(made | {"digest": digest(made)}))
