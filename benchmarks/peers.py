@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-import nnsight
 import torch
 from setting import (
     MEMORY,
@@ -39,7 +38,6 @@ from setting import (
     report,
 )
 from torch import Tensor
-from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mechdiff.engine.run import Run
@@ -128,6 +126,8 @@ class TransformerLensPeer(Peer):
     """TransformerLens: hooks on ``hook_z`` (what enters ``o_proj``) and ``hook_q``, ``hook_k`` or ``hook_v``."""
 
     def _wrap(self, network: LlamaForCausalLM) -> None:
+        from transformer_lens.model_bridge.sources import build_bridge_from_module
+
         self.bridge = build_bridge_from_module(network, type(network).__name__, hf_config=network.config)
 
     def _run_unpatched(self, input_ids: Tensor) -> Tensor:
@@ -173,12 +173,14 @@ class NnsightPeer(Peer):
     skipping: bool = True
 
     def _wrap(self, network: LlamaForCausalLM) -> None:
-        self.model = nnsight.NNsight(network)
+        import nnsight
+
+        self.model, self.save = nnsight.NNsight(network), nnsight.save
         self.layers = self.model.model.layers
 
     def _run_unpatched(self, input_ids: Tensor) -> Tensor:
         with self.model.trace(input_ids=input_ids, **CALL):
-            outputs, attention, streams = nnsight.save([]), nnsight.save([]), nnsight.save([])
+            outputs, attention, streams = self.save([]), self.save([]), self.save([])
             for layer in self.layers:
                 outputs.append(self._by_head(layer.self_attn.o_proj.input))
                 attention.append(layer.self_attn.output)
@@ -194,7 +196,7 @@ class NnsightPeer(Peer):
                 logits = self.model.output.logits.save()
             return logits[:, -1]
         with self.model.trace(input_ids=self.input_ids, **CALL) as tracer:
-            received = nnsight.save(self._freeze(sender, frozen))
+            received = self.save(self._freeze(sender, frozen))
             tracer.stop()
         with self.model.trace(input_ids=self.input_ids, **CALL):
             self._skip_layers(min(received))
