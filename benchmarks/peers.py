@@ -23,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from setting import (
@@ -40,6 +41,7 @@ from setting import (
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from mechdiff.engine.edits import Part
 from mechdiff.engine.run import Run
 from mechdiff.examples import Examples
 from mechdiff.heads import Head, Position, all_heads
@@ -67,6 +69,7 @@ class Peer(ABC):
     via: str | None
 
     def __post_init__(self) -> None:
+        self.outputs: list[Tensor] = []
         model, device = patchable("peer", self.network), self.network.device
         self.head_dim, self.layer_count = model.head_dim, len(model.layers)
         self.input_ids, self.answers = self.examples.input_ids.to(device), self.examples.answers.to(device)
@@ -249,7 +252,8 @@ def check() -> float:
         for name, (position, receivers, via) in _PASSES.items():
             case = (network, examples, noise, position, receivers, via)
             model = patchable("check", network)
-            plain = relative_changes(PlainRun(model, examples), PlainRun(model, noise), position, receivers, via)
+            runs: list[Any] = [PlainRun(model, each) for each in (examples, noise)]  # in place of Run
+            plain = relative_changes(runs[0], runs[1], position, receivers, Part(via) if via else None)
             tools = {
                 "TransformerLens": TransformerLensPeer(*case),
                 "nnsight": NnsightPeer(*case),

@@ -1,6 +1,7 @@
 """Path patching: the plain way on a model worked out by hand, and limit cases of both ways on random Llamas."""
 
 from math import exp
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -38,7 +39,8 @@ def examples(*prompts: list[int]) -> Examples:
 
 
 def by_hand(model, clean: Examples, noise: Examples, *into) -> dict:
-    return relative_changes(PlainRun(model, clean), PlainRun(model, noise), *into)
+    runs: list[Any] = [PlainRun(model, each) for each in (clean, noise)]  # in place of Run
+    return relative_changes(*runs, *into)
 
 
 def test_into_the_logits_by_hand():

@@ -126,7 +126,7 @@ BAD = {
 
 
 def test_a_bad_checkpoint_stops_at_its_check_with_one_line_and_leaves_nothing(tmp_path):
-    models = {"base": {"path": str(SHIPPED / "mini-llama")}}
+    models: dict[str, dict] = {"base": {"path": str(SHIPPED / "mini-llama")}}
     for name, (damage, _) in BAD.items():
         shutil.copytree(SHIPPED / ("mini-goat" if name == "wide" else "mini-float"), tmp_path / "bad" / name)
         damage(tmp_path / "bad" / name)

@@ -220,12 +220,12 @@ def test_a_module_redoes_what_really_imports_it_and_what_follows(copy, project):
     assert set.union(*users.values()) == {Path(script).stem for script in scripts}
     unused = set((project / "workflow" / "mechdiff").rglob("*.py")) - set(users)
     assert {"audit", "explain", "study"} <= {module.stem for module in unused}
-    for modules in [*({module} for module in sorted(users)), unused]:
-        rules = {rule for module in modules for rule in users.get(module, ())}
-        sources = {module: module.read_bytes() for module in modules}
-        for module, source in sources.items():
-            module.write_bytes(source + b"# changed\n")
+    for together in [*({module} for module in sorted(users)), unused]:
+        rules = {rule for module in together for rule in users.get(module, ())}
+        sources = {path: path.read_bytes() for path in together}
+        for path, source in sources.items():
+            path.write_bytes(source + b"# changed\n")
         graph = Graph(copy, yaml.safe_load((ROOT / CONFIG).read_text()), project)
-        assert graph.names(graph.runs) == graph.names(graph.following(graph.named(*rules))), sorted(modules)
-        for module, source in sources.items():
-            module.write_bytes(source)
+        assert graph.names(graph.runs) == graph.names(graph.following(graph.named(*rules))), sorted(together)
+        for path, source in sources.items():
+            path.write_bytes(source)
