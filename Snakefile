@@ -1,12 +1,21 @@
 from pathlib import Path
 
+from mechdiff.config import DEFAULT_CONFIG, shipped
+from mechdiff.reading import check_config_files
+
 
 report: "workflow/report/workflow.rst"
 
 
+# Where there is no config, the product's: its relative paths then start from the product's folder.
+OWN_CONFIG = bool(workflow.configfiles) or Path(DEFAULT_CONFIG).exists()
+CONFIG = DEFAULT_CONFIG if OWN_CONFIG else shipped(DEFAULT_CONFIG)
+check_config_files(workflow.configfiles or [CONFIG])
+
+
 if not workflow.configfiles:  # a --configfile stands alone: the default models would otherwise be merged into it
 
-    configfile: "config/config.yaml"
+    configfile: CONFIG
 
 
 include: "workflow/rules/common.smk"

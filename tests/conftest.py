@@ -26,3 +26,9 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def task(tokenizer) -> BoxTask:
     return BoxTask(tokenizer, 7, OBJECTS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first, so that no process is left with one at the end."""
+    long = {item.path for item in items if item.get_closest_marker("slurm") or item.get_closest_marker("whole_run")}
+    items.sort(key=lambda item: (item.path not in long, "slurm" not in item.keywords))

@@ -82,6 +82,12 @@ def test_a_table_is_read_with_every_digit(tmp_path, form):
     pd.testing.assert_frame_equal(read_table(file), values, check_exact=True)
 
 
+def test_words_that_readers_take_for_nothing_are_words(tmp_path):
+    (tmp_path / "t.csv").write_text("target,share\nnull,1.5\nNA,\n")
+    read = read_table(tmp_path / "t.csv")
+    assert read["target"].tolist() == ["null", "NA"] and read["share"].isna().tolist() == [False, True]
+
+
 def test_what_is_no_table_is_said_in_one_line(tmp_path):
     (tmp_path / "t.parquet").write_text("x")
     with pytest.raises(InputError, match=r"t\.parquet: cannot be read as a table"):

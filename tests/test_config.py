@@ -1,30 +1,36 @@
 """A bad config is refused with one line that names key, value and what is allowed."""
 
 import copy
+import io
 import json
 import shutil
 
+import pandas as pd
 import pytest
 import yaml
 from huggingface_hub import constants
+from pandas._libs.parsers import STR_NA_VALUES
 
 from mechdiff.checkpoints import tokenizer_folder
 from mechdiff.config import (
+    OBJECT_LIST,
     SCHEMA,
+    TAKEN_RUNS,
     checked,
     checkpoint,
     missing_checkpoints,
     plan_for,
     random_subsets_for,
     read_objects,
+    shipped,
     threshold_for,
 )
 from mechdiff.dataset import SPLITS
 from mechdiff.errors import InputError
 from mechdiff.heads import head_count
 from mechdiff.published import published
-from mechdiff.task import LABELS
-from micro import OBJECTS, ROOT, micro_llama, save_checkpoint, word_tokenizer
+from mechdiff.task import LABELS, PLACES
+from micro import OBJECTS, OBJECTS_FILE, ROOT, build_dataset, micro_llama, save_checkpoint, word_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +43,14 @@ def folder(tmp_path_factory, tokenizer):
     (folder / "objects.txt").write_text("\n".join(OBJECTS))
     (folder / "three.txt").write_text("apple\nbook\ncup\n")
     (folder / "twice.txt").write_text("apple\nbook\n" * 2)
+    (folder / "folder").mkdir()
+    (folder / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
+    (folder / "utf16.txt").write_bytes("apple\nbook\n".encode("utf-16"))
+    (folder / "hidden.txt").write_text("apple\nbo\u200bok\n")
+    (folder / "tab.txt").write_text("apple\t1\n")
+    (folder / "marked.txt").write_text("apple\n\ufeffbook\n")
+    (folder / "forms.txt").write_text("café\ncafe\u0301\n")
+    (folder / "empty.txt").touch()
     return folder
 
 
@@ -100,11 +114,12 @@ def bad(key: str, value, expected: str):
         bad("plan.0.keep", 0, "plan.0.keep: 0 is not allowed; allowed: more than 0"),
         bad("plan.0.receivers", 9, "plan.0.receivers: 9 for base; allowed: at most its 6 heads"),
         bad("plan.0.receivers", None, "plan.0.receivers: null, but a later group is sent to 'A'"),
-        bad("plan.1.group", "A", "plan.0.group: 'A' is taken; allowed: a name of its own, not logits"),
+        bad("plan.1.group", "A", "plan.1.group: 'A' is taken; allowed: a name of its own, not logits"),
         bad("minimality.per_model", {"goat": 0}, "minimality.per_model: unknown model 'goat'; allowed: base, tuned"),
         bad("task.boxes", 13, "task.boxes: 13 is not allowed; allowed: at most 12"),
-        bad("planted", "none.yaml", "planted: none.yaml declares no planted heads; allowed: a family file, or null"),
-        bad("planted", "config", "planted: config declares no planted heads"),
+        bad("planted", "none.yaml", "planted: none.yaml: cannot be read (No such file"),
+        bad("planted", "config", "planted: config: cannot be read (it is no file)"),
+        bad("planted", str(OBJECTS_FILE), f"planted: {OBJECTS_FILE} declares no planted heads; allowed: a family file"),
         bad("minimality.threshold", float("nan"), "minimality.threshold: nan is not allowed; allowed: a finite number"),
         bad("completeness.per_model", {"goat": 3}, "completeness.per_model: unknown model 'goat'; allowed: base"),
         bad("dcm.learning_rate", 0, "dcm.learning_rate: 0 is not allowed; allowed: more than 0"),
@@ -156,6 +171,108 @@ def test_one_line_names_the_key_the_value_and_what_is_allowed(config, key, value
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("run", name) for name in (*TAKEN_RUNS, "Family", "r\n", "x" * 65, "", "a/b", "..", "é")),
+        *(("model", name) for name in ("points", "POINTS", "x.record", "X.Record", "base", "BASE", "m\n", "m" * 65)),
+        *(("model", name) for name in ("007", "1e3", "1.", "NA", "nan", "Null", "none", "True", "Infinity", ".x")),
+        *(("group", name) for name in ("random", "circuit", "Logits", "a", "A\n", "1", "NA", "inf", "g" * 65, "A.0")),
+        *(("path", path) for path in ("", " ", "a{b}", "{a}", "a\n", " a", "a ", "a\tb", "a\0b", "a\ud800")),
+        *(("tokenizer", path) for path in ("", "{x}", "a\n", "results/family/seed1/mini-goat")),
+        *(("objects", path) for path in ("", "{x}", "a\n", "none.txt", ".")),
+        *(("planted", path) for path in ("", "{x}", "a\n", "none.yaml", ".")),
+        ("path", "results/family/mini-float"),
+        ("path", "./results//family/seed1/mini-flote"),
+        ("path", "results/family/seedx/mini-float"),
+        ("path", "results/family/seed1/mini-goat"),  # an adapter, and not said so
+        ("path", "results/family/seed1/mini-float/"),  # allowed, see below
+        ("name", "bell\x07"),
+        ("name", "half \ud800"),
+    ],
+)
+def test_names_and_paths_that_cannot_be_kept_are_refused_in_one_line(config, key, value):
+    accepted = value.startswith("results/family/seed1/mini-float")
+    match key:
+        case "run":
+            config["run"] = value
+        case "model":
+            config["models"] |= {value: {"path": "not there yet", "base": "base"}, "x": {"path": "y", "base": "base"}}
+            if value == "base":
+                config["models"]["Base"] = config["models"]["tuned"]
+        case "group" | "name":
+            config["plan"][1][key] = value
+        case "path" | "tokenizer":
+            config["models"]["tuned"] = {"path": "not there yet", "base": "base"} | {key: value}
+        case "objects":
+            config["task"]["objects"] = value
+        case "planted":
+            config["planted"] = value
+    if accepted:
+        assert checked(config)["models"]["tuned"]["path"] == value.rstrip("/")
+        return
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["7b", "1_000", "2024-01-01", "0x10", "x.scores", "x.0", "a--b", "NAN-7B", "N", "T"])
+def test_a_name_that_is_accepted_is_read_from_a_table_as_it_is_written(config, name):
+    config["models"] = {name: config["models"]["base"]}
+    assert list(checked(config)["models"]) == [name]
+    read = pd.read_csv(io.StringIO(pd.DataFrame({"model": [name]}).to_csv(index=False)))
+    assert read["model"].tolist() == [name]
+
+
+def test_every_name_that_pandas_takes_for_nothing_is_refused(config):
+    for name in STR_NA_VALUES:
+        config["models"] = {name: {"path": "not there yet"}}
+        with pytest.raises(InputError):
+            checked(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 10**30),
+        ("dataset.rows.discovery", 10**12),
+        ("desiderata.rows.test", 10**12),
+        ("evaluation.resamples", 10**12),
+        ("shards.path_patching", 10**9),
+        ("memory", 10**30),
+        ("run", "x" * 10**6),
+        ("crate.license", "https://a b"),
+        ("crate.license", "https://a\n"),
+    ],
+)
+def test_what_no_machine_could_do_is_refused_at_once(config, key, value):
+    *path, last = key.split(".")
+    at = config
+    for part in path:
+        at = at.setdefault(part, {})
+    at[last] = value
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    assert str(caught.value).startswith(f"{key}: ") and len(str(caught.value)) < 300
+
+
+def test_what_the_product_ships_is_found_beside_it_and_what_a_config_names_where_it_is_used(
+    config, tmp_path, monkeypatch
+):
+    del config["task"]
+    monkeypatch.chdir(ROOT)
+    assert checked(config)["task"]["objects"] == OBJECT_LIST, "as the default run records it"
+    monkeypatch.chdir(ROOT.parent)
+    assert checked(config)["task"]["objects"] == f"{ROOT.name}/{OBJECT_LIST}"
+    monkeypatch.chdir(tmp_path)
+    assert checked(config)["task"]["objects"] == str(ROOT / OBJECT_LIST)
+    config["models"]["tuned"]["path"] = "./mine//tuned/"
+    assert checked(config)["models"]["tuned"]["path"] == "mine/tuned"
+    shipped_config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    models = checked(shipped_config, shipped("."))["models"]
+    assert models["mini-llama"]["path"] == str(ROOT / "resources" / "models" / "mini-llama")
+
+
 def test_missing_checkpoints_are_named_all_of_them(config):
     """A plan can be made without them, so the config alone is no error."""
     config["models"]["tuned"]["path"] = "nowhere"
@@ -189,6 +306,14 @@ def test_groups_cannot_exclude_themselves_by_way_of_others(config):
         entry["exclude"] = [excluded]
     with pytest.raises(InputError, match=r"plan\.0\.exclude: 'A' excludes itself by way of others; allowed: no circle"):
         checked(config)
+
+
+@pytest.mark.parametrize("at", ["", "task", "models"])
+def test_a_name_of_two_lines_is_told_in_one(config, at):
+    (config[at] if at else config)["a\nb"] = float("nan")
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    assert "\n" not in str(caught.value)
 
 
 def test_names_that_yaml_reads_as_numbers_are_refused(config):
@@ -239,6 +364,14 @@ def test_a_missing_key_is_named(config):
         ("three.txt", "task.objects: 3 objects for task.boxes = 7; allowed: at least 7"),
         ("twice.txt", "'apple' stands there twice"),
         ("none.txt", "none.txt: cannot be read"),
+        ("folder", "folder: cannot be read (it is no file)"),
+        ("latin.txt", "byte 3 is no UTF-8; allowed: text saved as UTF-8"),
+        ("utf16.txt", "byte 0 is no UTF-8; allowed: text saved as UTF-8"),
+        ("hidden.txt", "line 2: 'bo\\u200bok' is not all visible"),
+        ("tab.txt", "line 1: 'apple\\t1' is not all visible"),
+        ("marked.txt", "line 2: '\\ufeffbook' is not all visible"),
+        ("forms.txt", "'café' stands there twice"),
+        ("empty.txt", "task.objects: 0 objects for task.boxes = 7; allowed: at least 7"),
     ],
 )
 def test_object_files_that_do_not_do(config, folder, file, expected):
@@ -286,6 +419,14 @@ def test_shipped_configs_are_valid(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = yaml.safe_load((ROOT / "config" / name).read_text())
     assert checked(copy.deepcopy(config))["run"] == config["run"]
+
+
+@pytest.mark.parametrize("form", ["{}", "\ufeff{}", "  {}  "])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_object_lists_as_editors_save_them_are_the_same_words(tmp_path, form, end):
+    text = form.format(f"apple{end}{end}book {end}Apple")
+    (tmp_path / "o.txt").write_bytes(text.encode("utf-8"))
+    assert read_objects(tmp_path / "o.txt") == ["apple", "book", "Apple"]
 
 
 def test_the_object_list_is_the_hundred_it_says():
@@ -381,3 +522,32 @@ def test_the_default_plan_is_the_papers_with_its_counts_as_shares(config):
 
 def test_the_tolerance_of_the_null_patch_is_one_for_each_dtype(config):
     assert checked(config)["null_patch_tolerance"] == {"float32": 1e-4, "bfloat16": 0.5, "float16": 0.1}
+
+
+ORDER = ["previous_query_label", "query_label", "last"]
+
+
+def test_the_positions_of_a_plan_stand_in_the_order_that_is_stated_in_every_prompt(task):
+    assert [place.value for place in PLACES] == ORDER
+    allowed = yaml.safe_load(SCHEMA.read_text())["properties"]["plan"]["items"]["properties"]["position"]["enum"]
+    assert set(allowed) == set(ORDER)
+    for table in build_dataset(task, dict.fromkeys(SPLITS, 20), 0).values():
+        places = table[[place.column for place in PLACES]].dropna()
+        assert (places.diff(axis=1).iloc[:, 1:] > 0).all(axis=None) and len(places)
+
+
+@pytest.mark.parametrize("via", ["k", "v"])
+@pytest.mark.parametrize("there", ORDER)
+@pytest.mark.parametrize("position", ORDER)
+def test_keys_and_values_are_sent_from_the_receivers_token_or_an_earlier_one(config, via, there, position):
+    chain = [("B", "A", "last"), ("C", "B", there), ("D", "C", position)]
+    send = {"name": "Send", "via": via, "keep": 2, "receivers": 1}
+    config["plan"][1:] = [send | {"group": g, "receiver": r, "position": p} for g, r, p in chain]
+    if ORDER.index(position) <= ORDER.index(there):
+        assert checked(config)["plan"][3]["position"] == position, "a head attends to its own token too"
+        return
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    allowed = ", ".join(ORDER[: ORDER.index(there) + 1])
+    assert str(caught.value).startswith(f"plan.3.position: {position!r} comes after {there!r}")
+    assert str(caught.value).endswith(f"; allowed: {allowed}")

@@ -12,7 +12,7 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 from PIL import Image
 
-from mechdiff.figures.circuit import circuit_figure
+from mechdiff.figures.circuit import circuit_figure, circuit_parts
 from mechdiff.figures.cmap import cmap_figure, cmap_inputs_figure
 from mechdiff.figures.completeness import completeness_figure
 from mechdiff.figures.desiderata import desiderata_figure
@@ -20,6 +20,7 @@ from mechdiff.figures.functionality import functions_figure
 from mechdiff.figures.impact import causal_impact_figure
 from mechdiff.figures.knockout import knockout_figure
 from mechdiff.figures.style import COLOURS, DPI, SMALL, save
+from mechdiff.heads import Circuit, Group, Head, Position
 
 MODELS = ["mini-llama", "mini-vicuna", "mini-goat", "mini-float", "mini-control"]
 NAMES = {
@@ -263,6 +264,23 @@ def test_the_circuit_shows_where_heads_look_and_what_paths_carry():
 def test_a_long_prompt_leaves_out_what_nobody_looks_at():
     text = words(circuit([*TOKENS[:50], *["filler"] * 40, *TOKENS[50:]]))
     assert "…" in text and "query label:  F" in text and "last:  the" in text
+
+
+def test_a_group_that_nothing_reaches_says_so_in_its_box_and_sends_nothing():
+    empty = Group("B", Position.LAST, (), "nothing reaches A: all scores are at rounding level (at most 1.0e-07)")
+    whole = Circuit((Group("A", Position.LAST, (Head(3, 0),)), empty))
+    shown = pd.Series({"last": len(TOKENS) - 1})
+    seen = pd.DataFrame(
+        {"group": "A", "token_index": range(len(TOKENS)), "token": TOKENS, "attention": 1 / len(TOKENS)}
+    )
+    edges = pd.DataFrame(
+        [("A", "logits", "", -0.4, -0.5, -0.3)], columns=["sender", "receiver", "via", "strength", "low", "high"]
+    )
+    groups, strongest, tokens = circuit_parts(whole, NAMES, seen, shown)
+    figure = circuit_figure(groups, strongest, edges, tokens, "apple")
+    text = words(figure)
+    assert "Transmitter\nnothing reaches A" in text and "1 head, e.g. L3 H0" in text and "no heads" not in text
+    check_legible(figure)
 
 
 def gap(table: pd.DataFrame, rows, *columns: str) -> pd.DataFrame:

@@ -42,10 +42,15 @@ def test_the_same_head_counts_once_per_position_and_removing_it_from_one_group_l
 
 
 def test_a_circuit_is_read_back_as_it_was_written(tmp_path):
-    circuit = Circuit((Group("A", Position.LAST, (Head(2, 1), Head(0, 3))), Group("D", Position.QUERY_LABEL, ())))
+    none, why = (
+        Group("D", Position.QUERY_LABEL, ()),
+        Group("E", Position.LAST, (), "nothing reaches D: it has no heads"),
+    )
+    circuit = Circuit((Group("A", Position.LAST, (Head(2, 1), Head(0, 3))), none, why))
     file = tmp_path / "circuit.json"
     file.write_text(circuit.to_json())
     assert Circuit.read(file) == circuit
+    assert str(circuit).splitlines()[1:] == ["D at query_label: none", f"E at last: {why.note}"]
 
 
 @pytest.mark.parametrize("text", ["", "{}x", '[{"group": "A"}]', '[{"group":"A","position":"first","heads":[]}]', "3"])

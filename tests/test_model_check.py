@@ -41,6 +41,8 @@ def check(path, base, prompts, tolerance=1e-4, least=1.5, **entry):
 def test_a_good_model_passes_and_its_null_patch_is_kept(base, prompts):
     found = check(base, base, prompts)
     assert len(found["null_patch"]["largest_by_layer"]) == 2 and max(found["null_patch"]["largest_by_layer"]) < 1e-5
+    largest = max(found["captured"], *found["null_patch"]["largest_by_layer"])
+    assert 2 * largest <= found["rounding"] < 1e-4, "of a probability: of a logit, and of what it is compared with"
     assert found["captured"] < 1e-5 and found["null_patch"]["tolerance"] == 1e-4
     assert found["shape"] == "2 layers x 3 heads, width 12, vocabulary 200"
 

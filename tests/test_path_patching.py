@@ -1,8 +1,9 @@
 """Path patching: the plain way on a model worked out by hand, and limit cases of both ways on random Llamas."""
 
-from math import exp
+from math import exp, sqrt
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,10 +14,14 @@ from mechdiff.engine.run import Run
 from mechdiff.examples import Examples, clean_examples, noise_examples
 from mechdiff.heads import Head, Position
 from mechdiff.hooks import capture_outputs, editing_outputs, last_logits
+from mechdiff.model_check import capture_difference, null_patch_differences, rounding
+from mechdiff.models import PatchableModel
 from mechdiff.path_patching import (
     Step,
+    at_rounding,
     change_table,
     ranked,
+    reaching,
     receiver_heads,
     relative_changes,
     score_table,
@@ -214,7 +219,7 @@ def test_most_negative_first_and_ties_in_model_order():
 
 
 def test_a_share_of_the_heads_is_a_count_where_the_heads_are_known():
-    entry = {"group": "A", "position": "last", "keep": 0.08, "exclude": ["B"]}
+    entry = {"group": "A", "position": "last", "receiver": "logits", "keep": 0.08, "exclude": ["B"]}
     assert Step.from_config(entry, 1024) == Step("A", LAST, keep=82, exclude=("B",))
     assert Step.from_config(entry, 4).keep == 1 and Step.from_config(entry | {"keep": 3}, 4).keep == 3
 
@@ -233,3 +238,98 @@ def test_candidates_pass_over_the_heads_of_excluded_groups():
     )
     assert circuit["A"].heads == (Head(0, 0), Head(1, 0))
     assert circuit["B"].heads == (Head(0, 1),)
+
+
+HEADS = ["L0 H0", "L0 H1", "L1 H0", "L1 H1"]
+LEVEL = 1e-6  # of one example
+
+
+def noise(largest: float, n: int = 50) -> pd.DataFrame:
+    """Changes that rounding makes: of any sign in any example, not larger than said."""
+    return pd.DataFrame(np.random.default_rng(0).uniform(-largest, largest, (n, len(HEADS))), columns=HEADS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "nothing"),
+    [
+        (noise(0), True),
+        (noise(LEVEL), True),
+        (noise(LEVEL).assign(**{"L1 H0": -LEVEL / sqrt(50) * 0.99}), True),
+        (noise(LEVEL).assign(**{"L1 H0": -LEVEL / sqrt(50) * 1.01}), False),
+        (noise(LEVEL).assign(**{"L1 H0": 0.3}), False),
+        (noise(LEVEL).assign(**{"L1 H0": float("nan")}), False),
+    ],
+    ids=["zero", "noise", "below", "above", "never negative", "undefined"],
+)
+def test_scores_are_at_rounding_level_when_all_of_them_are(changes, nothing):
+    """Errors of single examples cancel in a mean, so that a score is told from rounding below the largest of them."""
+    assert at_rounding(changes, LEVEL) == nothing
+
+
+PLAN = [
+    Step("A", LAST, keep=2, exclude=("B",)),
+    Step("B", LAST, keep=1, receiver="A"),
+    Step("C", Position.QUERY_LABEL, keep=2, receiver="B"),
+    Step("D", LAST, keep=1, receiver="A"),
+]
+
+
+def found(*nothing: str) -> dict[str, pd.DataFrame]:
+    """Changes of each group's heads, the first the strongest; noise where nothing reaches."""
+    real = noise(0.01).add([-0.5, -0.3, -0.2, 0.0])
+    return {step.group: noise(LEVEL) if step.group in nothing else real for step in PLAN}
+
+
+@pytest.mark.parametrize(
+    ("nothing", "heads"),
+    [
+        ("", {"A": 2, "B": 1, "C": 2, "D": 1}),
+        ("B", {"A": 2, "B": 0, "C": 0, "D": 1}),
+        ("C", {"A": 2, "B": 1, "C": 0, "D": 1}),
+        ("A", {"A": 0, "B": 0, "C": 0, "D": 0}),
+    ],
+)
+def test_what_nothing_reaches_has_no_heads_nor_has_what_is_sent_to_it(nothing, heads):
+    changes = found(*nothing)
+    steps = reaching(PLAN, changes, LEVEL)
+    circuit = select_candidates(steps, {group: score_table("m", group, table) for group, table in changes.items()})
+    assert {group.name: len(group.heads) for group in circuit.groups} == heads
+    for step, group in zip(PLAN, circuit.groups, strict=True):
+        assert bool(group.note) == (heads[step.group] == 0)
+        if group.note:
+            receiver = "the logits" if step.receiver == "logits" else step.receiver
+            assert group.note.startswith(f"nothing reaches {receiver}: ")
+            assert group.note.endswith("no heads") == (step.group not in nothing), "the group that is empty is named"
+    if nothing == "B":
+        assert circuit["A"].heads == (Head(0, 0), Head(0, 1)), "an empty group excludes nothing"
+
+
+def blind(layers: int = 3) -> PatchableModel:
+    """A model whose heads look everywhere alike, whatever they ask: nothing can reach a query."""
+    model = micro_llama(layers=layers, heads=3, head_dim=8)
+    with torch.no_grad():
+        for name, weight in model.network.named_parameters():
+            weight.mul_("k_proj" not in name)
+    return model
+
+
+@pytest.mark.parametrize(
+    "kind", [lambda model, examples: Run(model, examples, 10**9), PlainRun], ids=["engine", "plain"]
+)
+@pytest.mark.parametrize(
+    ("step", "nothing"),
+    [((LAST, [Head(2, 0), Head(1, 2)], Part.QUERY), True), ((LAST, [Head(0, 1)], Part.VALUE), True), (STEPS[0], False)],
+    ids=["queries that do not matter", "receivers in the lowest layer", "logits"],
+)
+def test_rounding_is_told_from_what_reaches(prompts, kind, step, nothing):
+    clean, noisy = (kind(blind(), each) for each in prompts)
+    level = rounding(clean, [capture_difference(clean), *null_patch_differences(clean)])
+    assert 0 < level < 1e-4
+    assert at_rounding(change_table(relative_changes(clean, noisy, *step)), level) == nothing
+
+
+@BOTH
+def test_without_receivers_every_score_is_exactly_zero(prompts, run):
+    clean, noisy = prompts
+    changes = relative_changes(run(clean), run(noisy), LAST, [], Part.QUERY)
+    assert len(changes) == 9 and all(change.eq(0).all() for change in changes.values())

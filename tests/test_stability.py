@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from mechdiff.heads import Position
-from mechdiff.path_patching import Step
+from mechdiff.path_patching import Step, reaching
 from mechdiff.stability import chosen_shares
 
 HEADS = ["L0 H0", "L0 H1", "L1 H0", "L1 H1"]
@@ -41,3 +41,11 @@ def test_rows_of_one_scene_are_drawn_together():
 
 def test_a_model_that_was_not_evaluated_has_no_shares():
     assert chosen_shares([], {"A": pd.DataFrame()}, range(3), 50, np.random.default_rng(0)).empty
+
+
+def test_what_nothing_reaches_is_never_chosen_and_excludes_nothing():
+    """However the examples are drawn: rounding has its largest, too."""
+    plan = [Step("A", Position.LAST, 1, ("B",)), Step("B", Position.LAST, 1, receiver="A")]
+    tables = {"A": changes(-0.5, -0.4, 0, 0), "B": changes(0, 0, 0, 0, noise=1e-8)}
+    found = shares(reaching(plan, tables, 1e-6), tables)
+    assert found["A", "L0 H0"] == 1 and [found["B", head] for head in HEADS] == [0] * 4

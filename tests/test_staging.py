@@ -46,3 +46,12 @@ def test_what_a_killed_job_left_is_gone_when_it_is_done_again(tmp_path):
     with staged([output]) as places:
         places[output].write_text("whole")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize("other", ["out.txt.x", "out.txt.part", "out.txt.x.part.txt"])
+def test_jobs_whose_outputs_begin_alike_leave_each_other_alone(tmp_path, other):
+    outputs = [str(tmp_path / name) for name in (other, "out.txt")]
+    with staged(outputs[:1]) as first, staged(outputs[1:]) as second:
+        first[outputs[0]].write_text("first")
+        second[outputs[1]].write_text("second")
+    assert [Path(output).read_text() for output in outputs] == ["first", "second"]

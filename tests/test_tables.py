@@ -9,14 +9,17 @@ import pytest
 from mechdiff.heads import Circuit, Group, Head, Position
 from mechdiff.intervals import accuracies, accuracy_interval, difference, interval, scene_resamples
 from mechdiff.tables.circuits import (
+    NO_CIRCUIT,
     causal_impact_table,
     completeness_points,
     completeness_table,
+    compositions,
     faithfulness_table,
     heads_table,
     overlap_table,
     planted_table,
     print_faithfulness,
+    unreached,
 )
 from mechdiff.tables.functions import activation_patching_table, cmap_table, knockout_table, positional_table
 from mechdiff.tables.writing import evaluated, noted, rounded, write_table
@@ -70,6 +73,12 @@ def test_a_model_near_chance_says_so_in_its_row_and_shows_its_own_accuracy():
     printed = print_faithfulness(table, with_circuit=False)
     assert printed["Faithfulness"].tolist()[1] == "not evaluated: accuracy 0.15, chance 0.14"
     assert printed["Circuit"].tolist()[1] == "–" and printed["Full model"].tolist()[1].startswith("0.50 [")
+
+
+def test_a_circuit_without_heads_has_no_faithfulness_and_says_so():
+    table = table_1({("base", m): evaluation([1, 0]) for m in ("base", "tuned")})
+    assert print_faithfulness(table, with_circuit=False)["Faithfulness"].tolist() == [NO_CIRCUIT] * 2
+    assert table["full_model"].tolist() == [0.5, 0.5] and table["circuit"].isna().all()
 
 
 def test_published_numbers_stand_beside_those_of_the_papers_models_alone():
@@ -151,6 +160,28 @@ def test_heads_are_enumerated_strongest_first_and_unstable_ones_are_marked():
     assert table["functional"].tolist()[:1] == [2] and table["functional"].isna()[1]
     assert set(table["enumerated"][2:]) == {"not evaluated: accuracy 0.15, chance 0.14"}
     assert table["paper_heads"].tolist()[:1] == [1] and table["paper_enumerated"][0] == "L5 H1"
+
+
+WHY = "nothing reaches A: all scores are at rounding level (at most 1.0e-07)"
+HALF = Circuit((CIRCUIT["A"], Group("B", Position.LAST, (), WHY)))
+
+
+def test_a_group_that_nothing_reaches_says_so_in_place_of_its_heads():
+    chosen = pd.DataFrame(
+        [("A", *h, 1.0) for h in ((5, 1), (4, 0), (0, 2))], columns=["group", "layer", "head", "chosen"]
+    )
+    circuits, nothing = {"m": HALF}, {"m": None}
+    table = heads_table(["m"], circuits, circuits, circuits, {"m": chosen}, PLAN, 0.95, nothing, {})
+    assert table["enumerated"].tolist() == ["L5 H1, L4 H0, L0 H2", WHY]
+    assert table["candidates"].tolist() == table["heads"].tolist() == [3, 0] and table["unstable"].tolist() == [0, 0]
+    assert unreached({"other": CIRCUIT}) == "" and WHY in unreached({"m": HALF, "other": CIRCUIT})
+
+
+def test_no_path_starts_at_a_group_without_heads():
+    plan = [{"group": "A", "receiver": "logits", "via": None}, {"group": "B", "receiver": "A", "via": "q"}]
+    changes = {group: pd.DataFrame({str(head): [-0.2, -0.4] for head in CIRCUIT["A"].heads}) for group in "AB"}
+    edges = compositions(HALF, plan, changes, pd.Series([0, 1]), 200, 0)
+    assert edges["sender"].tolist() == ["A"] and edges["strength"].tolist() == pytest.approx([-0.9])
 
 
 def test_overlap_by_hand():

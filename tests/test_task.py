@@ -83,6 +83,12 @@ def test_too_few_usable_objects_is_said_with_the_numbers(tokenizer):
     )
 
 
+def test_of_a_list_that_does_not_do_the_first_words_are_named_and_the_others_counted(tokenizer):
+    with pytest.raises(InputError) as caught:
+        BoxTask(tokenizer, 3, [f"word{i}" for i in range(500)])
+    assert "word0" in str(caught.value) and "490 more" in str(caught.value) and "word99" not in str(caught.value)
+
+
 def test_a_letter_is_kept_free_for_the_noise_query(tokenizer):
     with pytest.raises(InputError, match="3 need at least 4 labels, only 3 are usable"):
         BoxTask(tokenizer, 3, OBJECTS, ["A", "B", "C"])

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mechdiff.tables.circuits import NO_CIRCUIT
 from mechdiff.verdict import FAILS, HOLDS, UNSURE, better_information, overall, page, same_circuit, same_function
 
 
@@ -35,6 +36,13 @@ def test_a_model_that_was_not_evaluated_leaves_the_claim_open():
     weak = row("weak", nothing, nothing, note="not evaluated: accuracy 0.15, chance 0.14")
     claim = same_circuit(pd.DataFrame([row("base", (1, 1, 1)), row("tuned", (1, 0.9, 1.1)), weak]), "base", 0.8)
     assert claim.verdict == UNSURE and "accuracy 0.15" in claim.numbers["Verdict"].iloc[1]
+
+
+def test_a_circuit_without_heads_leaves_the_claim_open():
+    nothing = (np.nan, np.nan, np.nan)
+    rows = [row(model, nothing, nothing, note=NO_CIRCUIT) for model in ("base", "tuned")]
+    claim = same_circuit(pd.DataFrame(rows), "base", 0.8)
+    assert claim.verdict == UNSURE and NO_CIRCUIT in claim.numbers["Verdict"].item()
 
 
 def patching(model: str, group: str, **found: tuple) -> list[dict]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 from transformers import AutoModelForCausalLM
 
 from hub_server import COMMIT, HUB, serving
@@ -16,11 +18,21 @@ from small_run import CONFIG, new_folder, new_project, short_family, snakemake
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
-    """A folder with a finished test-size run; tests must leave it as it is."""
-    folder = new_folder(tmp_path_factory.mktemp("run") / "first")
-    done = snakemake(folder, "--configfile", CONFIG)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Table 1: the entity-tracking circuit found in mini-llama" in done.stdout, "printed at the end"
+    """A folder with a finished test-size run; tests must leave it as it is.
+
+    Where pytest runs in several processes the first to need the run makes it, and the others wait for it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all processes
+    folder = shared / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            part = new_folder(shared / "finished.part")
+            done = snakemake(part, "--configfile", CONFIG)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "Table 1: the entity-tracking circuit found in mini-llama" in done.stdout, "printed at the end"
+            part.rename(folder)
     return folder
 
 

@@ -15,9 +15,11 @@ import pytest
 from mechdiff.archive import archive, audit_archive
 from mechdiff.audit import audit
 from mechdiff.errors import InputError
+from micro import ROOT
 from small_run import RUN, copy_of, mechdiff
 
 OUTSIDE = [
+    str(ROOT / "resources" / "paper.yaml"),  # the product's, which is not where these runs are
     "resources/models/mini-goat/adapter_model.safetensors",
     "resources/models/mini-llama/model.safetensors",
     f"{RUN}/models/mini-goat/means.safetensors",
@@ -94,12 +96,12 @@ def test_unpacked_elsewhere_it_audits_and_explains_the_same(finished, elsewhere)
 
 
 def test_weights_put_beside_it_are_verified_too(finished, elsewhere):
-    weights = elsewhere / OUTSIDE[0]
-    shutil.copy(finished / OUTSIDE[0], weights)
+    weights = elsewhere / OUTSIDE[1]
+    shutil.copy(finished / OUTSIDE[1], weights)
     (found,) = audit(elsewhere).values()
-    assert [file["path"] for file in found.outside] == OUTSIDE[1:]
+    assert [file["path"] for file in found.outside] == [OUTSIDE[0], *OUTSIDE[2:]]
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(InputError, match=f"^{OUTSIDE[0]}: does not match its recorded sha256"):
+    with pytest.raises(InputError, match=f"^{OUTSIDE[1]}: does not match its recorded sha256"):
         audit(elsewhere)
 
 

@@ -25,11 +25,7 @@ SHORT = {"dataset": {"rows": {"discovery": 4}}}
 
 
 def snakemake(folder: Path, config: dict, *arguments: str, **env: str) -> subprocess.CompletedProcess:
-    """Run on a config of its own, in a folder with the files that every config names."""
-    (folder / "config").mkdir(exist_ok=True)
-    (folder / "resources").mkdir(exist_ok=True)
-    for file in ("config/objects.txt", "resources/paper.yaml"):
-        shutil.copy(ROOT / file, folder / file)
+    """Run on a config of its own, in a folder with nothing of the product."""
     (folder / "my.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), *arguments, "--cores", "2"]
     return subprocess.run(

@@ -104,6 +104,8 @@ class Graph:
     def __init__(self, folder: Path, config: dict, project: Path = ROOT) -> None:
         (folder / "changed.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         command = [sys.executable, "-m", "snakemake", "-s", str(project / "Snakefile"), "--dag"]
+        if project != ROOT:  # what it ships has other paths, which is no change of code
+            command += ["--rerun-triggers", "code", "params"]
         env = os.environ | {"PYTHONPATH": str(project / "workflow")}
         done = subprocess.run(
             [*command, "--configfile", "changed.yaml"], cwd=folder, env=env, capture_output=True, text=True, timeout=300
@@ -184,7 +186,8 @@ def test_every_key_is_changed():
     assert [key for key in leaves(schema) if key not in tried] == []
 
 
-# Prints what importing each script really imports of the package; large libraries are imported once, before it forks.
+# Prints, a line a script, what importing it really imports of the package. The next one prints, a line a module, the
+# scripts whose code version a change of it changes. Large libraries are imported once, before it forks.
 IMPORTS = """
 import os, runpy, sys, torch, transformers, peft, pandas, matplotlib.figure, jsonschema, tokenizers
 from transformers import AttentionInterface
@@ -197,6 +200,17 @@ for script in sys.argv[1:]:
     os.write(1, (script + " " + " ".join(files) + chr(10)).encode())
     os._exit(0)
 """
+VERSIONS = """
+import sys
+from pathlib import Path
+from mechdiff.provenance import PACKAGE, code_version
+before = {script: code_version(script) for script in sys.argv[1:]}
+for module in sorted(PACKAGE.rglob("*.py")):
+    source = module.read_bytes()
+    module.write_bytes(source + b"# changed\\n")
+    print(module, *(script for script in before if code_version(script) != before[script]))
+    module.write_bytes(source)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -204,28 +218,45 @@ def project(tmp_path_factory) -> Path:
     """The workflow again, to be changed."""
     project = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "workflow", project / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "envs", project / "envs")
+    for folder in ("envs", "resources"):
+        shutil.copytree(ROOT / folder, project / folder)
     shutil.copy2(ROOT / "Snakefile", project)
     return project
 
 
-def test_a_module_redoes_what_really_imports_it_and_what_follows(copy, project):
-    scripts = sorted(map(str, (project / "workflow" / "scripts").glob("*.py")))
-    command, env = [sys.executable, "-c", IMPORTS, *scripts], os.environ | {"PYTHONPATH": str(project / "workflow")}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    users: dict[Path, set[str]] = {}  # module -> rules, which are named as their scripts
-    for script, *modules in map(str.split, done.stdout.splitlines()):
+@pytest.fixture(scope="module")
+def users(project) -> dict[Path, set[str]]:
+    """Module -> rules, which are named as their scripts, that import it."""
+    users: dict[Path, set[str]] = {module: set() for module in (project / "workflow" / "mechdiff").rglob("*.py")}
+    for script, *modules in said(project, IMPORTS):
         for module in modules:
-            users.setdefault(Path(module), set()).add(Path(script).stem)
-    assert set.union(*users.values()) == {Path(script).stem for script in scripts}
-    unused = set((project / "workflow" / "mechdiff").rglob("*.py")) - set(users)
-    assert {"audit", "explain", "study"} <= {module.stem for module in unused}
-    for together in [*({module} for module in sorted(users)), unused]:
-        rules = {rule for module in together for rule in users.get(module, ())}
-        sources = {path: path.read_bytes() for path in together}
-        for path, source in sources.items():
-            path.write_bytes(source + b"# changed\n")
+            users[Path(module)].add(Path(script).stem)
+    return users
+
+
+def said(project: Path, program: str) -> list[list[str]]:
+    """The words of each line that a program prints which is told of every script."""
+    scripts = sorted(map(str, (project / "workflow" / "scripts").glob("*.py")))
+    env = os.environ | {"PYTHONPATH": str(project / "workflow")}
+    command = [sys.executable, "-c", program, *scripts]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_a_module_changes_the_code_version_of_what_really_imports_it(project, users):
+    changed = {Path(module): {Path(script).stem for script in scripts} for module, *scripts in said(project, VERSIONS)}
+    assert changed == users
+    assert set.union(*users.values()) == {script.stem for script in (project / "workflow" / "scripts").glob("*.py")}
+
+
+@pytest.mark.parametrize("name", ["minimality", "tables/functions", "audit"])
+def test_another_code_version_redoes_the_rules_that_have_it_and_what_follows(copy, project, users, name):
+    module = project / "workflow" / "mechdiff" / f"{name}.py"
+    source = module.read_bytes()
+    module.write_bytes(source + b"# changed\n")
+    try:
         graph = Graph(copy, yaml.safe_load((ROOT / CONFIG).read_text()), project)
-        assert graph.names(graph.runs) == graph.names(graph.following(graph.named(*rules))), sorted(together)
-        for path, source in sources.items():
-            path.write_bytes(source)
+    finally:
+        module.write_bytes(source)
+    assert graph.names(graph.runs) == graph.names(graph.following(graph.named(*users[module])))
+    assert bool(graph.runs) == (name != "audit")

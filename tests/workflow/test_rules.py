@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from mechdiff import config as configuration
 from mechdiff.family.files import read_family
 from micro import ROOT
 from small_run import snakemake
@@ -27,6 +28,11 @@ def test_every_rule_is_run_and_every_script_is_a_rules(finished, trained, sharde
     run = {record["rule"] for folder in (finished, trained, sharded, fetched) for record in records(folder)}
     assert (finished / "results/test/manifest.json").exists()
     assert SCRIPTS - run == {"seal_run"}, "the manifest is its record"
+
+
+def test_the_members_that_the_rules_train_are_those_of_the_family_file():
+    adapters = {name: settings["adapter"] is not None for name, settings in MEMBERS.items()}
+    assert {"mini-llama": False} | adapters == configuration.MEMBERS
 
 
 def test_the_family_is_trained_and_a_run_on_it_trains_it_first(trained):

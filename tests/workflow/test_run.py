@@ -15,8 +15,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from mechdiff.audit import audit
+from mechdiff.config import checked
+from mechdiff.errors import InputError
 from mechdiff.explain import explain
-from small_run import CONFIG, new_folder, snakemake
+from small_run import CONFIG, RUN, new_folder, snakemake
 
 TABLES, FIGURES = 13, 10
 # Splits and desiderata; check, means, four groups, candidates, stability, minimality, masks, completeness, knockout and
@@ -307,3 +309,18 @@ def test_a_model_near_chance_gets_no_circuit_and_everything_else_still_runs(tmp_
     assert undefined["value"] is None and "draws" not in undefined["formula"]["counts"]
     counted = explain(tables / "table_1.csv", "mini-weak", "full_model")
     assert counted["formula"]["words"].endswith(f" = {counted['formula']['counts']['full_model']} / 16")
+
+
+def test_no_model_may_have_the_name_of_another_file_of_a_run(finished, monkeypatch):
+    """Where a file is called by its model, the others in its folder with the same ending are called as none may be."""
+    monkeypatch.chdir(finished)
+    config = yaml.safe_load(Path(CONFIG).read_text())
+    models, others = list(config["models"]), set()
+    for file in (path for path in Path(RUN).rglob("*") if path.is_file()):
+        for ending in (file.name.removeprefix(name) for name in models if file.name.startswith(f"{name}.")):
+            beside = {path.name.removesuffix(ending) for path in file.parent.glob(f"*{ending}")}
+            others |= {name for name in beside if name and not name.startswith(".")} - {*models}
+    assert {"points", "mini-llama.record"} <= others
+    for name in others:
+        with pytest.raises(InputError, match=rf"^models\.{re.escape(name)}: "):
+            checked(config | {"models": config["models"] | {name: config["models"]["mini-goat"]}})

@@ -33,11 +33,12 @@ def undisturbed(tmp_path_factory) -> Path:
 
 
 def new_folder(folder: Path) -> Path:
-    """A folder for a run of the base alone, at test size, in shards."""
+    """A folder for a run of the base alone, at test size, in shards: two groups, and no desiderata of a group."""
     for name in ("config", "resources"):
         shutil.copytree(ROOT / name, folder / name)
     config = yaml.safe_load((ROOT / "config" / "test.yaml").read_text())
     del config["models"]["mini-goat"]
+    config["plan"] = [entry | {"function": None} for entry in config["plan"][:2]]
     config["dataset"]["rows"] |= {"discovery": 60, "minimality": 60}
     config["shards"] = {"path_patching": 2, "minimality": 2, "activation_patching": 2}
     (folder / "my.yaml").write_text(yaml.safe_dump(config, sort_keys=False))

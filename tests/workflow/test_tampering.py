@@ -23,13 +23,13 @@ def copied(finished, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def artefacts(copied, monkeypatch) -> list[Path]:
-    """Every file of the run but its logs, and every input that no job made, in the folder that the test is put in."""
+    """Every file of the run but its logs, and every input in the folder that the test is put in that no job made."""
     monkeypatch.chdir(copied)
     own = [path for path in Path(RUN).rglob("*") if path.is_file() and path.name[0] != "." and "logs" not in path.parts]
     records = [json.loads(path.read_text()) for path in own if path.name.endswith(".record.json")]
     named = {Path(file["path"]) for record in records for file in (*record["inputs"], *record["outputs"])}
     assert all(path.is_file() for path in named)
-    return sorted({*own, *named})
+    return sorted({*own, *(path for path in named if not path.is_absolute())})
 
 
 def named_by_the_audit() -> str:

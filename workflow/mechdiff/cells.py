@@ -21,13 +21,18 @@ NAMED = 12  # rows that an error line names
 def read_table(path: str | Path, name: str | None = None) -> pd.DataFrame:
     """A table with its exact values; InputError when it is none, under the name that it is to be told by."""
     name = name or str(path)
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    readers = {".csv": _read_csv, ".parquet": pd.read_parquet}
     if Path(path).suffix not in readers:
         raise InputError(f"{name}: no table that can be read exactly; allowed: a .csv or .parquet file")
     try:
         return readers[Path(path).suffix](path)
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: cannot be read as a table ({str(error).splitlines()[0]})") from error
+
+
+def _read_csv(path: str | Path) -> pd.DataFrame:
+    """A CSV as tables are written: what is missing is empty, and a word such as ``null`` is one."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def key_columns(*tables: pd.DataFrame) -> list[str]:

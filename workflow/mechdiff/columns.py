@@ -39,3 +39,8 @@ def not_evaluated(*checks: str) -> str | None:
     """Why nothing is evaluated on one of some models, from the files of rule check_model; None when it is."""
     reasons = [json.loads(Path(check).read_text())["not_evaluated"] for check in checks]
     return next((reason for reason in reasons if reason), None)
+
+
+def rounding(check: str) -> float:
+    """The largest relative change that rounding makes, from a file of rule check_model."""
+    return json.loads(Path(check).read_text())["rounding"]

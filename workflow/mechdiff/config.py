@@ -4,19 +4,25 @@ The schema (workflow/schemas/config.schema.yaml) says what each key means. What 
 that names refer to something, that no k is larger than the number of heads, that enough objects are left for the
 boxes, that a model of the hub is pinned to a commit, and that a fine-tuned model has the shape of its base.
 Checkpoints that are not on disk yet (a rule may make or fetch them) are checked when they are opened.
+
+Names become files, and cells of tables that others read: no two may be one where case is not seen, none may be one that
+rules use themselves, or that a reader of CSV takes for a number or for nothing. Files that the product ships are found
+beside it, files that a config names relative to where it is used.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
 from mechdiff.checkpoints import (
     CONFIG,
@@ -27,27 +33,46 @@ from mechdiff.checkpoints import (
     require_files,
     tokenizer_folder,
 )
+from mechdiff.columns import CIRCUIT, RANDOM
 from mechdiff.errors import InputError
-from mechdiff.heads import head_count
-from mechdiff.hub import fetched_folder, latest_commit
+from mechdiff.heads import LOGITS, Position, head_count
+from mechdiff.hub import FETCHED, fetched_folder, latest_commit
+from mechdiff.reading import read_text, read_yaml
 from mechdiff.shards import most_shards
-from mechdiff.task import BoxTask
+from mechdiff.task import PLACES, BoxTask
 
-LOGITS = "logits"  # the receiver of the first step of a plan
 MADE_HERE = "results/family/"  # where rules put the models that they train
+# Its members -> whether a member is an adapter.
+MEMBERS = {"mini-llama": False, "mini-vicuna": False, "mini-goat": True, "mini-float": False, "mini-control": False}
+TRAINED = re.compile(rf"{MADE_HERE}seed[0-9]{{1,9}}/({'|'.join(MEMBERS)})")
 COMMIT = re.compile("[0-9a-f]{40}")
-SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
+PRODUCT = Path(__file__).resolve().parents[2]
+SCHEMA = PRODUCT / "workflow" / "schemas" / "config.schema.yaml"
+DEFAULT_CONFIG, OBJECT_LIST = "config/config.yaml", "config/objects.txt"
+# Names that rules use themselves, where files or cells of these would have theirs.
+TAKEN_RUNS = (Path(MADE_HERE).name, Path(FETCHED).name, "slurm_logs")  # folders in results/
+TAKEN_MODELS = ("points",)  # completeness/points.parquet
+TAKEN_GROUPS = (LOGITS, RANDOM, CIRCUIT)
+AS_VALUES = {"na", "nan", "null", "none", "true", "false"}  # what readers of CSV take for no text, beside numbers
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+UNFIT = re.compile(rf"{CONTROL.pattern}|[{{}}]")  # in a path: Snakemake takes braces for wildcards
+SHOWN = 100  # characters of a value that an error shows
 
 
-def checked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with every default filled in; InputError with one line that names key, value and what is allowed."""
-    schema = yaml.safe_load(SCHEMA.read_text())
+def checked(config: Mapping[str, Any], folder: str = ".") -> dict[str, Any]:
+    """The config with every default filled in; InputError with one line that names key, value and what is allowed.
+
+    folder: what relative paths of the config start from.
+    """
+    schema = _schema()
     filled = copy.deepcopy(dict(config))
     _check_names_and_numbers(filled)
-    problems = sorted(jsonschema.Draft202012Validator(schema).iter_errors(filled), key=lambda e: list(map(str, e.path)))
+    problems = sorted(Validator(schema, format_checker=FORMATS).iter_errors(filled), key=_place)
     if problems:
         raise InputError(_explain(problems[0]))
-    filled = _with_defaults(filled, schema)
+    filled = _with_defaults(filled, schema, folder)
+    filled["task"]["objects"] = filled["task"]["objects"] or shipped(OBJECT_LIST)
+    _check_names(filled)
     _check_models(filled)
     _check_plan(filled)
     _check_per_model(filled)
@@ -56,30 +81,46 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
+@cache
+def _schema() -> dict[str, Any]:
+    return read_yaml(SCHEMA)
+
+
 def base_model(config: Mapping[str, Any]) -> str:
     """The name of the one base model."""
     return next(name for name, model in config["models"].items() if model["base"] is None)
 
 
+def shipped(file: str) -> str:
+    """The path of a file that the product ships: relative where the product is, or is in, the working directory."""
+    path, here = PRODUCT / file, Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def read_objects(path: str | Path) -> list[str]:
-    """The words of an object file, one a line; InputError when it is missing or repeats a word."""
+    """The words of an object file, one a line; InputError when it is missing, repeats a word or hides a character."""
     try:
-        words = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"task.objects: {path}: cannot be read ({error})") from error
-    words = [word.strip() for word in words if word.strip()]
-    repeated = sorted({word for word in words if words.count(word) > 1})
-    if repeated:
-        raise InputError(f"task.objects: {path}: {repeated[0]!r} stands there twice, each object may stand once")
+        words = [word.strip() for word in read_text(path).split("\n")]
+    except InputError as error:
+        raise InputError(f"task.objects: {error}") from error
+    for line, word in enumerate(words, start=1):
+        if not word.isprintable():
+            raise InputError(f"task.objects: {path}: line {line}: {_shown(word)} is not all visible; allowed: a word")
+    words = [word for word in words if word]
+    counts = Counter(unicodedata.normalize("NFC", word) for word in words)  # the same letters, however written
+    if repeated := [word for word, count in counts.items() if count > 1]:
+        raise InputError(f"task.objects: {path}: {_shown(repeated[0])} stands there twice, each object may stand once")
     return words
 
 
 def read_planted(path: str | Path) -> dict[str, list[list[int]]]:
     """Group -> [[layer, head], ...] as a family file declares them."""
     try:
-        family = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        family = read_yaml(path)
         return {group: [[int(i), int(j)] for i, j in heads] for group, heads in family["planted"].items()}
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except InputError as error:
+        raise InputError(f"planted: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"planted: {path} declares no planted heads; allowed: a family file, or null") from error
 
 
@@ -157,24 +198,55 @@ def _explain(error: jsonschema.ValidationError) -> str:
         "maximum": lambda v: f"at most {v}",
         "exclusiveMinimum": lambda v: f"more than {v}",
         "pattern": lambda v: f"text of the form {v}",
+        "minLength": lambda v: f"at least {v} character",
+        "maxLength": lambda v: f"at most {v} characters",
+        "format": lambda v: FORMS[v],
         "minItems": lambda v: f"at least {v} entry",
         "minProperties": lambda v: f"at least {v} entry",
     }.get(error.validator, lambda v: error.message)(error.validator_value)
-    return f"{key or 'config'}: {error.instance!r} is not allowed; allowed: {allowed}"
+    return f"{key or 'config'}: {_shown(error.instance)} is not allowed; allowed: {allowed}"
 
 
-def _with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
-    """The value with its defaults, keys in the schema's order and whole numbers as int: one form for one meaning."""
+def _place(error: jsonschema.ValidationError) -> list[str]:
+    return list(map(str, error.path))
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
+
+
+def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[jsonschema.ValidationError]:
+    """JSON schema's pattern, in which $ is the end alone; in Python's it is also the place before a last line end."""
+    if isinstance(instance, str) and not re.search(pattern.replace("$", r"\Z"), instance):
+        yield jsonschema.ValidationError(pattern)
+
+
+Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": _pattern})
+FORMATS = jsonschema.FormatChecker(formats=())
+FORMS = {"path": "a path, without braces, control characters, and blanks at its ends"}
+
+
+@FORMATS.checks("path")
+def _is_path(value: Any) -> bool:
+    return not isinstance(value, str) or (value != "" and value == value.strip() and not UNFIT.search(value))
+
+
+def _with_defaults(value: Any, schema: Mapping[str, Any], folder: str) -> Any:
+    """The value with its defaults, keys in the schema's order, whole numbers as int and paths as Path writes them: one
+    form for one meaning."""
     if isinstance(value, dict):
         parts, extra = schema.get("properties", {}), schema.get("additionalProperties")
         filled = {}
         for key, part in parts.items():
             if key in value or "default" in part:
-                filled[key] = _with_defaults(value.get(key, copy.deepcopy(part.get("default"))), part)
+                filled[key] = _with_defaults(value.get(key, copy.deepcopy(part.get("default"))), part, folder)
         others = {key: item for key, item in value.items() if key not in parts}
-        return filled | {key: _with_defaults(item, extra) for key, item in others.items()}
+        return filled | {key: _with_defaults(item, extra, folder) for key, item in others.items()}
     if isinstance(value, list):
-        return [_with_defaults(item, schema.get("items", {})) for item in value]
+        return [_with_defaults(item, schema.get("items", {}), folder) for item in value]
+    if isinstance(value, str) and schema.get("format") == "path":
+        return str(Path(folder, value))
     if isinstance(value, float) and value.is_integer() and "integer" in schema.get("type", ()):
         return int(value)  # 300.0 is an integer to JSON schema
     return value
@@ -187,9 +259,62 @@ def _check_names_and_numbers(value: Any, key: str = "") -> None:
         path = f"{key}.{name}" if key else str(name)
         if isinstance(value, dict) and not isinstance(name, str):
             raise InputError(f"{path}: the name {name!r} is no text; allowed: text, in quotes if need be")
+        if isinstance(value, dict) and CONTROL.search(str(name)):
+            raise InputError(f"{key or 'config'}: the name {_shown(name)} is no line of text; allowed: one that is")
         _check_names_and_numbers(item, path)
+    if isinstance(value, str) and CONTROL.search("".join(value.split())):
+        raise InputError(f"{key}: {_shown(value)} is not allowed; allowed: text without control characters")
     if isinstance(value, float) and not isfinite(value):
         raise InputError(f"{key}: {value} is not allowed; allowed: a finite number")
+
+
+def _check_names(config: Mapping[str, Any]) -> None:
+    models = {f"models.{name}": name for name in config["models"]}
+    groups = {f"plan.{i}.group": entry["group"] for i, entry in enumerate(config["plan"])}
+    _check_taken({"run": config["run"]}, TAKEN_RUNS)
+    for names, taken in ((models, TAKEN_MODELS), (groups, TAKEN_GROUPS)):
+        _check_taken(names, taken)
+        for key, name in names.items():
+            if name.casefold() in AS_VALUES or _is_number(name):
+                raise InputError(f"{key}: {name!r} is no text to readers of tables; allowed: such as x{name}")
+    for key, name in models.items():
+        if name.casefold().endswith(".record"):  # candidates/x.record.json
+            raise InputError(f"{key}: {name!r} is how records end; allowed: a name that ends in another way")
+
+
+def _check_taken(names: Mapping[str, str], taken: Iterable[str]) -> None:
+    """Refuse a name that is another's where case is not seen; names: key of the config -> name."""
+    seen = {name.casefold(): name for name in taken}
+    for key, name in names.items():
+        if name.casefold() in seen:
+            raise InputError(f"{key}: {name!r} is taken; allowed: a name of its own, not {', '.join(seen.values())}")
+        seen[name.casefold()] = name
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return "_" not in name  # which Python alone reads within a number
+
+
+def _check_trained(key: str, model: Mapping[str, Any]) -> None:
+    """Refuse a folder that is kept for what rules train, where they train nothing of that name."""
+    for part in ("path", "tokenizer"):
+        folder = model[part] or ""
+        if not folder.startswith(MADE_HERE):
+            continue
+        made = TRAINED.fullmatch(folder)
+        if not made:
+            allowed = f"{MADE_HERE}seed<number>/ and one of {', '.join(MEMBERS)}; or a folder elsewhere"
+            raise InputError(f"{key}.{part}: {folder!r} is made by no rule; allowed: {allowed}")
+        adapter = MEMBERS[made[1]]
+        if part == "tokenizer" and adapter:
+            raise InputError(f"{key}.tokenizer: {folder} will have no tokenizer.json; allowed: its base's folder")
+        if part == "path" and adapter != model["adapter"]:
+            own, wanted = (str(value).lower() for value in (model["adapter"], adapter))
+            raise InputError(f"{key}.adapter: {own}, but {folder} will be otherwise; allowed: {wanted}")
 
 
 def _check_models(config: Mapping[str, Any]) -> None:
@@ -199,6 +324,7 @@ def _check_models(config: Mapping[str, Any]) -> None:
         if model["base"] is not None and model["base"] not in bases:
             raise InputError(f"models.{name}.base: unknown model {model['base']!r}; allowed: null, {', '.join(bases)}")
         _check_source(f"models.{name}", model)
+        _check_trained(f"models.{name}", model)
     if len(bases) != 1:
         raise InputError(f"models: {len(bases)} have no base ({', '.join(bases)}); exactly one must be the base")
     if models[bases[0]]["adapter"]:
@@ -235,8 +361,6 @@ def _check_plan(config: Mapping[str, Any]) -> None:
     groups = [entry["group"] for entry in plan]
     for i, entry in enumerate(plan):
         key = f"plan.{i}"
-        if groups.count(entry["group"]) > 1 or entry["group"] == LOGITS:
-            raise InputError(f"{key}.group: {entry['group']!r} is taken; allowed: a name of its own, not {LOGITS}")
         if entry["receiver"] != LOGITS and entry["receiver"] not in groups[:i]:
             earlier = ", ".join([LOGITS, *groups[:i]])
             raise InputError(f"{key}.receiver: unknown group {entry['receiver']!r}; allowed: {earlier}")
@@ -256,9 +380,21 @@ def _check_plan(config: Mapping[str, Any]) -> None:
         if entry["via"] == "q" and entry["position"] != plan[groups.index(entry["receiver"])]["position"]:
             there = plan[groups.index(entry["receiver"])]["position"]
             raise InputError(f"{key}.position: {entry['position']!r} with via q; allowed: {there}, where they ask")
+        if entry["via"] in ("k", "v"):
+            _check_order(key, entry, plan[groups.index(entry["receiver"])]["position"])
     _check_exclusions(plan)
     for name in config["models"]:
         _check_counts(config, name)
+
+
+def _check_order(key: str, entry: Mapping[str, Any], there: str) -> None:
+    """Keys and values are read where they are sent from, by heads that act ``there`` and see no later token."""
+    seen = PLACES[: PLACES.index(Position(there)) + 1]
+    if entry["position"] not in seen:
+        raise InputError(
+            f"{key}.position: {entry['position']!r} comes after {there!r}, from where {entry['receiver']} looks back;"
+            f" allowed: {', '.join(seen)}"
+        )
 
 
 def _check_counts(config: Mapping[str, Any], name: str) -> None:

@@ -48,10 +48,10 @@ def evaluation_rows(
 ) -> pd.DataFrame:
     """One row per condition (model, circuit, and ``draws`` random circuits) and example: scene_id, correct.
 
-    A circuit without groups (its model, or this one, is not evaluated) leaves the model alone.
+    A circuit without heads (its model, or this one, is not evaluated; nothing reaches) leaves the model alone.
     """
     found = [("model", 0, model_correct(run))]
-    if circuit.groups:
+    if circuit.nodes():
         circuits = [circuit, *(random_circuit(run.model, circuit, rng) for _ in range(draws))]
         right = circuits_correct(run, means, circuits, done)
         found += [("circuit", 0, right[0]), *(("random", draw, each) for draw, each in enumerate(right[1:]))]

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from mechdiff.errors import InputError
 
+LOGITS = "logits"  # the receiver of a plan's first step, in place of a group
+
 
 @dataclass(frozen=True, order=True)
 class Head:
@@ -61,11 +63,12 @@ class Position(StrEnum):
 
 @dataclass(frozen=True)
 class Group:
-    """The heads that act together at one position, strongest first."""
+    """The heads that act together at one position, strongest first; note: why discovery found none, where it did."""
 
     name: str
     position: Position
     heads: tuple[Head, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Circuit:
 
     def __str__(self) -> str:
         """One group a line."""
-        return "\n".join(f"{g.name} at {g.position}: {', '.join(map(str, g.heads)) or 'none'}" for g in self.groups)
+        heads = (", ".join(map(str, g.heads)) or g.note or "none" for g in self.groups)
+        return "\n".join(f"{g.name} at {g.position}: {each}" for g, each in zip(self.groups, heads, strict=True))
 
     def nodes(self) -> frozenset[tuple[Head, Position]]:
         """The set of (head, position) that makes up the circuit."""
@@ -104,7 +108,10 @@ class Circuit:
     def to_json(self) -> str:
         """Text form, one group a line."""
         rows = [
-            json.dumps({"group": g.name, "position": g.position, "heads": [str(h) for h in g.heads]})
+            json.dumps(
+                {"group": g.name, "position": g.position, "heads": [str(h) for h in g.heads]}
+                | ({"note": g.note} if g.note else {})
+            )
             for g in self.groups
         ]
         return "[\n  " + ",\n  ".join(rows) + "\n]\n"
@@ -115,7 +122,12 @@ class Circuit:
         try:
             return cls(
                 tuple(
-                    Group(row["group"], Position(row["position"]), tuple(map(Head.parse, row["heads"])))
+                    Group(
+                        row["group"],
+                        Position(row["position"]),
+                        tuple(map(Head.parse, row["heads"])),
+                        row.get("note", ""),
+                    )
                     for row in json.loads(Path(path).read_text())
                 )
             )

@@ -13,6 +13,7 @@ undefined: v is kept, and the table says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations_with_replacement
 from math import floor
 
@@ -134,6 +135,6 @@ def minimality(
                     "note": "undefined (0 right without it), kept" if score is None else "",
                 }
             )
-        pruned.append(Group(group.name, group.position, tuple(kept)))
+        pruned.append(replace(group, heads=tuple(kept)))
     scores = pd.DataFrame(score_rows, columns=SCORES).astype({"score": "Float64"})
     return pairs, scores, Circuit(tuple(pruned))

@@ -6,12 +6,14 @@
 4. A null patch, each layer's outputs at the named positions replaced by those of the same run, leaves them as they
    are. Where one does not, the head is named that changes most by itself.
 5. With those outputs at zero, some logit changes by more: edits arrive.
-6. Its accuracy on the discovery prompts. A model hardly better than chance gets no circuit, and no experiment is
+6. How much rounding alone can change the probability of an answer: discovery takes smaller scores for nothing.
+7. Its accuracy on the discovery prompts. A model hardly better than chance gets no circuit, and no experiment is
    made on it; this stops nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -35,7 +37,7 @@ from mechdiff.heads import Head
 from mechdiff.hooks import last_logits
 from mechdiff.loading import open_model
 
-PROMPTS = 32  # that the last three are tried on
+PROMPTS = 32  # that 3 to 6 are tried on
 PLAIN = "whole forward passes"
 HOW = {True: "causal cone", False: PLAIN}  # what a model's edits are computed by, by whether the engine knows it
 
@@ -77,6 +79,7 @@ def check_model(
             raise InputError(f"{path}: with layer {layer} silenced no logit changes by more than {difference:g}")
     found = {"shape": str(shape), "computed": HOW[model.known], "captured": captured}
     found["null_patch"] = {"largest_by_layer": differences, "tolerance": tolerance}
+    found["rounding"] = rounding(run, [captured, *differences])
     accuracy = model_correct(Run(model, examples, memory)).mean().item()
     reason = f"accuracy {accuracy:.2f}, chance {chance:.2f}" if accuracy < least * chance else None
     return found | {"accuracy": accuracy, "n": len(examples), "chance": chance, "not_evaluated": reason}
@@ -98,6 +101,17 @@ def capture_difference(run: Run) -> float:
     examples = run.examples
     own = last_logits(run.model, examples.input_ids).float().cpu().gather(1, examples.answers[:, None])[:, 0]
     return (run.evaluate([])[0].logit - own).abs().max().item()
+
+
+def rounding(run: Run, differences: Sequence[float]) -> float:
+    """The largest relative change of an answer's probability that rounding makes: twice that of a logit, since its
+    logarithm is one logit less a mean of all.
+
+    differences: of logits that should be equal, from :func:`capture_difference` and :func:`null_patch_differences`. A
+    logit is never known better than to half a unit in the last place of the largest one.
+    """
+    last_place = torch.finfo(run.model.weight.dtype).eps * run.evaluate([])[0].logit.abs().max().item()
+    return 2 * max(*differences, last_place / 2)
 
 
 def null_patch_differences(run: Run) -> list[float]:

@@ -13,12 +13,15 @@ One path patch of sender h at position p, over the original prompt:
 2. Run again with nothing frozen and only those vectors replaced. Read the answer's probability.
 
 A head in or above the highest receiver's layer cannot reach it: its score is exactly 0 and nothing is run for it.
+
+Nothing reaches a receiver when no head's score is above rounding level (:func:`at_rounding`). The group then has no
+heads, and says so; what would be sent to it has no receivers, so nothing is run for that and nothing reaches it either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -26,7 +29,7 @@ from torch import Tensor
 
 from mechdiff.engine.edits import Part, PathPatch
 from mechdiff.engine.run import Run
-from mechdiff.heads import Circuit, Group, Head, Position, head_count
+from mechdiff.heads import LOGITS, Circuit, Group, Head, Position, head_count
 from mechdiff.shards import blocks
 
 
@@ -34,19 +37,21 @@ from mechdiff.shards import blocks
 class Step:
     """What one step of a discovery plan brings into the circuit.
 
-    keep: how many heads, after those that ``exclude``d groups keep are passed over.
+    keep: how many heads, after those that ``exclude``d groups keep are passed over; note: why there are none to keep.
     """
 
     group: str
     position: Position
     keep: int
     exclude: tuple[str, ...] = ()
+    receiver: str = LOGITS
+    note: str = ""
 
     @classmethod
     def from_config(cls, entry: Mapping, heads: int) -> Step:
         """A step from one entry of the config's plan, for a model with so many heads."""
         keep = head_count(entry["keep"], heads)
-        return cls(entry["group"], Position(entry["position"]), keep, tuple(entry["exclude"]))
+        return cls(entry["group"], Position(entry["position"]), keep, tuple(entry["exclude"]), entry["receiver"])
 
 
 def relative_changes(
@@ -85,6 +90,34 @@ def score_table(model_name: str, group: str, changes: pd.DataFrame) -> pd.DataFr
     return pd.DataFrame(columns)
 
 
+def at_rounding(changes: pd.DataFrame, rounding: float) -> bool:
+    """Whether rounding alone can give every score of a group: mean changes of at most ``rounding`` / sqrt(examples).
+
+    rounding: the largest relative change that it makes in one example, see :func:`mechdiff.model_check.rounding`;
+    what it makes in different ones is independent.
+    """
+    return bool((changes.mean().abs() <= _level(changes, rounding)).all())
+
+
+def _level(changes: pd.DataFrame, rounding: float) -> float:
+    return rounding / max(1, len(changes)) ** 0.5
+
+
+def reaching(plan: Sequence[Step], changes: Mapping[str, pd.DataFrame], rounding: float) -> list[Step]:
+    """The plan with no head to keep where nothing reaches the receiver. changes: group -> what was found for it."""
+    steps: dict[str, Step] = {}
+    for step in plan:
+        note = ""
+        if step.receiver in steps and steps[step.receiver].note:
+            note = f"nothing reaches {step.receiver}: it has no heads"
+        elif at_rounding(changes[step.group], rounding):
+            receiver = "the logits" if step.receiver == LOGITS else step.receiver
+            level = _level(changes[step.group], rounding)
+            note = f"nothing reaches {receiver}: all scores are at rounding level (at most {level:.1e})"
+        steps[step.group] = replace(step, keep=0, note=note) if note else step
+    return list(steps.values())
+
+
 def ranked(scores: pd.DataFrame) -> list[Head]:
     """Heads from the most negative score to the most positive; equal scores in the order of the model."""
     order = scores.sort_values(["score", "layer", "head"], kind="stable")
@@ -99,6 +132,8 @@ def receiver_heads(scores: pd.DataFrame, wanted: int | float) -> list[Head]:
 def select_candidates(plan: Sequence[Step], scores: Mapping[str, pd.DataFrame]) -> Circuit:
     """The circuit before pruning: each group's ``keep`` best heads, those of ``exclude``d groups passed over.
 
+    A group whose receiver nothing reaches (:func:`reaching`) has none, and its note.
+
     Without scores (the model was not evaluated) a circuit without groups.
     """
     if any(table.empty for table in scores.values()):
@@ -112,4 +147,4 @@ def select_candidates(plan: Sequence[Step], scores: Mapping[str, pd.DataFrame]) 
             kept[step.group] = tuple(own[: step.keep])
         return kept[step.group]
 
-    return Circuit(tuple(Group(step.group, step.position, keep(step)) for step in plan))
+    return Circuit(tuple(Group(step.group, step.position, keep(step), step.note) for step in plan))

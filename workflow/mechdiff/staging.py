@@ -34,7 +34,7 @@ def staged(outputs: list[str], last: str | None = None) -> Iterator[dict[str, Pa
     folders: dict[Path, Path] = {}
     try:
         for parent in {Path(output).parent for output in outputs}:
-            prefix = f".{Path(outputs[0]).name}."
+            prefix = f".{Path(outputs[0]).name}~"  # no name has a ~: another job's x.json.y is not of x.json
             for left in parent.glob(f"{prefix}*.part"):
                 shutil.rmtree(left, ignore_errors=True)
             folders[parent] = Path(mkdtemp(prefix=prefix, suffix=".part", dir=parent))

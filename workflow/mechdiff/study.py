@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from torch import Tensor
 
 from mechdiff import config as configuration
@@ -33,8 +32,19 @@ from mechdiff.examples import clean_examples, noise_examples, with_scenes
 from mechdiff.heads import Circuit, Position
 from mechdiff.loading import open_model
 from mechdiff.minimality import minimality
+from mechdiff.model_check import PROMPTS, capture_difference, null_patch_differences, rounding
 from mechdiff.models import PatchableModel
-from mechdiff.path_patching import Step, change_table, receiver_heads, relative_changes, score_table, select_candidates
+from mechdiff.path_patching import (
+    Step,
+    at_rounding,
+    change_table,
+    reaching,
+    receiver_heads,
+    relative_changes,
+    score_table,
+    select_candidates,
+)
+from mechdiff.reading import read_config
 from mechdiff.seeds import stream
 from mechdiff.tables.circuits import faithfulness_table
 from mechdiff.tables.functions import cmap_table
@@ -48,13 +58,13 @@ class Study:
     """
 
     def __init__(self, config: str | Path | Mapping[str, Any]) -> None:
-        given = config if isinstance(config, Mapping) else yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        given = config if isinstance(config, Mapping) else read_config(config)
         self.config = configuration.checked(given)
         base = configuration.checkpoint(self.config, configuration.base_model(self.config))
         objects = configuration.read_objects(self.config["task"]["objects"])
         self.task = BoxTask(read_tokenizer(tokenizer_folder(base)), self.config["task"]["boxes"], objects)
         # Kept by argument, for as long as the study is.
-        for method in ("open", "split", "desideratum", "means", "scores", "circuit", "masks"):
+        for method in ("open", "split", "desideratum", "means", "rounding", "changes", "circuit", "masks"):
             setattr(self, method, lru_cache(maxsize=None)(getattr(self, method)))
 
     def open(self, name: str) -> PatchableModel:
@@ -79,25 +89,38 @@ class Study:
         """Mean output of each head at each absolute position [L, T, H, d]."""
         return self.run(model, "means").mean_outputs()
 
+    def rounding(self, model: PatchableModel) -> float:
+        """The largest relative change that rounding makes."""
+        run = self.run(model, "discovery").take(slice(PROMPTS))
+        return rounding(run, [capture_difference(run), *null_patch_differences(run)])
+
     def scores(self, model: PatchableModel) -> dict[str, pd.DataFrame]:
         """Group -> path-patching score of every head (section 4.1)."""
+        return {group: score_table(model.name, group, changes) for group, changes in self.changes(model).items()}
+
+    def changes(self, model: PatchableModel) -> dict[str, pd.DataFrame]:
+        """Group -> relative change of the answer's probability, one row an example, one column a head."""
         found: dict[str, pd.DataFrame] = {}
         clean, table = self.run(model, "discovery"), self.split("discovery")
         noise = Run(model, noise_examples(table), self.config["memory"])
         plan = configuration.plan_for(self.config, model.name)
         wanted = {step["group"]: step["receivers"] for step in plan}
         for step in plan:
-            into = None
-            if step["receiver"] != configuration.LOGITS:
-                into = receiver_heads(found[step["receiver"]], wanted[step["receiver"]])
+            into, receiver = None, step["receiver"]
+            if receiver != configuration.LOGITS:
+                scores = score_table(model.name, receiver, found[receiver])
+                nothing = at_rounding(found[receiver], self.rounding(model))
+                into = [] if nothing else receiver_heads(scores, wanted[receiver])
             changes = relative_changes(clean, noise, Position(step["position"]), into, step["via"])
-            found[step["group"]] = score_table(model.name, step["group"], change_table(changes))
+            found[step["group"]] = change_table(changes)
         return found
 
     def circuit(self, model: PatchableModel) -> Circuit:
         """The model's circuit, pruned by minimality (section 4.2)."""
         plan = configuration.plan_for(self.config, model.name)
-        candidates = select_candidates([Step.from_config(s, len(model.heads)) for s in plan], self.scores(model))
+        steps = [Step.from_config(step, len(model.heads)) for step in plan]
+        steps = reaching(steps, self.changes(model), self.rounding(model))
+        candidates = select_candidates(steps, self.scores(model))
         run, counts, pruning = self.run(model, "minimality"), {}, self.config["minimality"]
         _, _, circuit = minimality(
             candidates,

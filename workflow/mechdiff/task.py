@@ -16,15 +16,20 @@ Token indices count from 0 and include a leading BOS where the tokenizer writes 
 from __future__ import annotations
 
 import string
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
 from mechdiff.errors import InputError
+from mechdiff.heads import Position
 
 LABELS = tuple(string.ascii_uppercase)
 UNKNOWN = "\U00013080"  # a word that no vocabulary has: where it is one token, that is the token of all unknown words
+TOLD = 10  # words that a line names
+# The positions at which a plan's heads may act, in the order in which their tokens stand in every prompt.
+PLACES = (Position.PREVIOUS_QUERY_LABEL, Position.QUERY_LABEL, Position.LAST)
 Pieces = list[tuple[str, str]]  # (text, mark): a marked piece is a space and one word
 
 
@@ -72,7 +77,7 @@ class BoxTask:
             if len(left) < needed:
                 raise InputError(
                     f"task.boxes: {boxes} need at least {needed} {key}, only {len(left)} are usable with this"
-                    f" tokenizer; not one token in place: {', '.join(self.dropped) or 'none'}"
+                    f" tokenizer; not one token in place: {few(self.dropped)}"
                 )
 
     @property
@@ -129,8 +134,14 @@ class BoxTask:
             places = {tokens[i] for mark in marks for i in marked[mark]}
             if len(places) == 1:
                 ids[word] = places.pop()
-        shared = {i for i in ids.values() if list(ids.values()).count(i) > 1}  # as unknown words do
-        return {word: i for word, i in ids.items() if i not in shared}
+        words_of = Counter(ids.values())
+        return {word: i for word, i in ids.items() if words_of[i] == 1}  # unknown words share one
+
+
+def few(words: Sequence[str]) -> str:
+    """Some words as one line: the first of them, and how many more there are."""
+    more = len(words) - TOLD
+    return ", ".join(words[:TOLD]) + (f" and {more} more" if more > 0 else "") or "none"
 
 
 def segment(object_: str, label: str, relation: str = " is in Box") -> Pieces:

@@ -11,17 +11,18 @@ from mechdiff import provenance
 from mechdiff.checkpoints import checkpoint_files, tokenizer_files, tokenizer_folder
 from mechdiff.desiderata import DESIDERATA, POSITIONAL
 from mechdiff.errors import InputError
-from mechdiff.family.files import read_family
-from mechdiff.locks import hold, take_over, tell, told
 from mechdiff.hub import FETCHED
+from mechdiff.locks import hold, take_over, tell, told
 from mechdiff.resources import model_resources
 
 try:
+    if {*"{}"} & {*str(workflow.basedir)}:
+        raise InputError(f"{workflow.basedir}: Snakemake takes braces for wildcards; allowed: a folder without any")
     TOLD = None if workflow.is_main_process else told()  # a job on a node has config and code of the run that sent it
 except InputError as error:
     sys.exit(f"mechdiff: {error}")
 try:
-    config = TOLD["config"] if TOLD else configuration.checked(config)
+    config = TOLD["config"] if TOLD else configuration.checked(config, "." if OWN_CONFIG else shipped("."))
 except InputError as error:
     sys.exit(f"mechdiff: config: {error}")
 CODE = TOLD["code"] if TOLD else {}  # rule -> version
@@ -43,7 +44,7 @@ STARTED = time.time()
 BASE = configuration.base_model(config)
 MODELS = list(config["models"])
 CHECKPOINTS = {name: configuration.checkpoint(config, name) for name in MODELS}
-BASE_CONFIG = CHECKPOINTS[BASE].path if CHECKPOINTS[BASE].hub else f"{CHECKPOINTS[BASE].path}/config.json"
+BASE_CONFIG = CHECKPOINTS[BASE].path if CHECKPOINTS[BASE].hub else str(Path(CHECKPOINTS[BASE].path, "config.json"))
 GROUPS = [entry["group"] for entry in config["plan"]]
 FINE_TUNED = [name for name in MODELS if name != BASE]
 SPLITS = list(config["dataset"]["rows"])  # in the order they are drawn
@@ -55,12 +56,14 @@ FUNCTIONS = {entry["group"]: entry["function"] for entry in config["plan"]}
 CONDA = "../../envs/conda.yaml"  # what the rules need; used with --software-deployment-method conda
 NAMES = {entry["group"]: entry["name"] for entry in config["plan"]}
 FINE_TUNED_ON = {name: model["fine_tuned_on"] for name, model in config["models"].items()}
-PAPER = "resources/paper.yaml"  # the published numbers
+PAPER = shipped("resources/paper.yaml")  # the published numbers
+OF_HUB = tuple(model.path for model in CHECKPOINTS.values() if model.hub)
 PAPER_NAMES = {name: model["paper"] for name, model in config["models"].items() if model["paper"]}
 PAIRS = [[circuit, model] for circuit in MODELS for model in MODELS]
 OWN_PAIRS = [pair for pair in PAIRS if pair[0] != BASE]
 CHECKS = expand(f"{RUN}/models/{{model}}/check.json", model=MODELS)
 CIRCUITS = expand(f"{RUN}/minimality/{{model}}/circuit.json", model=MODELS)
+OWN_CIRCUITS = expand(f"{RUN}/minimality/{{model}}/circuit.json", model=FINE_TUNED)
 
 # The questions by which the report is grouped.
 SAME = "1. Is the same circuit there?"
@@ -117,7 +120,7 @@ def step(wildcards):
 
 def selection_plan(wildcards):
     """What of the plan decides which heads are candidates."""
-    keys = ("group", "position", "keep", "exclude")
+    keys = ("group", "position", "keep", "exclude", "receiver")
     return [{key: entry[key] for key in keys} for entry in configuration.plan_for(config, wildcards.model)]
 
 
@@ -164,7 +167,7 @@ def desideratum_rows(wildcards):
 def there(files):
     """A file, or files, less those that a plan is made without."""
     if isinstance(files, str):
-        made = files.startswith((FETCHED, configuration.MADE_HERE))
+        made = files.startswith((*OF_HUB, configuration.MADE_HERE))
         return files if made or not MISSING or Path(files).exists() else []
     return [file for file in files if there(file)]
 

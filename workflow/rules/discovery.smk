@@ -29,6 +29,7 @@ rule path_patching:
 
 rule select_candidates:
     input:
+        check=f"{RUN}/models/{{model}}/check.json",
         changes=lambda w: changes_of(w.model),
     output:
         candidates=f"{RUN}/candidates/{{model}}.json",
@@ -49,6 +50,7 @@ rule select_candidates:
 
 rule stability:
     input:
+        check=f"{RUN}/models/{{model}}/check.json",
         discovery=f"{RUN}/dataset/discovery.parquet",
         changes=lambda w: changes_of(w.model),
     output:

@@ -1,8 +1,7 @@
 # Training the default family again, from a seed. The default run uses the weights in resources/models and needs none of it.
-FAMILY_FILE = Path(workflow.basedir, "config", "family.yaml")
-FINE_TUNED_MEMBERS = read_family(FAMILY_FILE)["fine_tuned"] if FAMILY_FILE.exists() else {}  # a run's crate has none
-ADAPTERS = [name for name, settings in FINE_TUNED_MEMBERS.items() if settings["adapter"]]
-FAMILY = "results/family/seed{seed}"
+FAMILY = f"{configuration.MADE_HERE}seed{{seed}}"
+ADAPTERS = [name for name, adapter in configuration.MEMBERS.items() if adapter]
+FINE_TUNED_WHOLE = [name for name in configuration.MEMBERS if name not in ("mini-llama", *ADAPTERS)]
 TOKENIZER_FILES = {"tokenizer": "tokenizer.json", "tokenizer_config": "tokenizer_config.json"}
 CHECKPOINT_FILES = {"config": "config.json", "weights": "model.safetensors"} | TOKENIZER_FILES
 ADAPTER_FILES = {"config": "adapter_config.json", "weights": "adapter_model.safetensors"}
@@ -10,8 +9,8 @@ ADAPTER_FILES = {"config": "adapter_config.json", "weights": "adapter_model.safe
 
 rule train_base:
     input:
-        family="config/family.yaml",
-        objects="config/objects.txt",
+        family=shipped("config/family.yaml"),
+        objects=shipped("config/objects.txt"),
     output:
         **{name: f"{FAMILY}/mini-llama/{file}" for name, file in CHECKPOINT_FILES.items()},
         record=f"{FAMILY}/mini-llama/mini-llama.record.json",
@@ -30,15 +29,15 @@ rule train_base:
 rule fine_tune:
     input:
         **{name: f"{FAMILY}/mini-llama/{file}" for name, file in CHECKPOINT_FILES.items()},
-        family="config/family.yaml",
-        objects="config/objects.txt",
+        family=shipped("config/family.yaml"),
+        objects=shipped("config/objects.txt"),
     output:
         **{name: f"{FAMILY}/{{member}}/{file}" for name, file in CHECKPOINT_FILES.items()},
         record=f"{FAMILY}/{{member}}/{{member}}.record.json",
     log:
         f"{FAMILY}/logs/fine_tune/{{member}}.log",
     wildcard_constraints:
-        member="|".join(re.escape(name) for name in FINE_TUNED_MEMBERS if name not in ADAPTERS),
+        member="|".join(FINE_TUNED_WHOLE),
     conda:
         CONDA
     params:
@@ -52,15 +51,15 @@ rule fine_tune:
 rule fine_tune_adapter:
     input:
         **{name: f"{FAMILY}/mini-llama/{file}" for name, file in CHECKPOINT_FILES.items()},
-        family="config/family.yaml",
-        objects="config/objects.txt",
+        family=shipped("config/family.yaml"),
+        objects=shipped("config/objects.txt"),
     output:
         **{name: f"{FAMILY}/{{member}}/{file}" for name, file in ADAPTER_FILES.items()},
         record=f"{FAMILY}/{{member}}/{{member}}.record.json",
     log:
         f"{FAMILY}/logs/fine_tune_adapter/{{member}}.log",
     wildcard_constraints:
-        member="|".join(map(re.escape, ADAPTERS)),
+        member="|".join(ADAPTERS),
     conda:
         CONDA
     params:
@@ -73,4 +72,4 @@ rule fine_tune_adapter:
 
 rule train_family:
     input:
-        expand("results/family/seed0/{member}/{member}.record.json", member=["mini-llama", *FINE_TUNED_MEMBERS]),
+        expand("results/family/seed0/{member}/{member}.record.json", member=configuration.MEMBERS),

@@ -48,6 +48,7 @@ rule figure_2:
 rule figure_3:
     input:
         table=f"{RUN}/tables/table_activation_patching.parquet",
+        circuit=f"{RUN}/minimality/{BASE}/circuit.json",
     output:
         **figure_files("figure_3_functions", FUNCTION, "Figure 3", "What the base circuit carries"),
         record=f"{RUN}/figures/figure_3_functions.record.json",
@@ -69,6 +70,7 @@ rule figure_3:
 rule figure_functions:
     input:
         table=f"{RUN}/tables/table_activation_patching.parquet",
+        circuits=OWN_CIRCUITS,
     output:
         **figure_files("figure_A8_A9_functions", FUNCTION, "Figures A8, A9", "What own circuits carry"),
         record=f"{RUN}/figures/figure_A8_A9_functions.record.json",
@@ -77,6 +79,7 @@ rule figure_functions:
     conda:
         CONDA
     params:
+        models=FINE_TUNED,
         base=BASE,
         boxes=config["task"]["boxes"],
         seed=config["seed"],
@@ -90,6 +93,7 @@ rule figure_functions:
 rule figure_4:
     input:
         table=f"{RUN}/tables/table_cmap.parquet",
+        circuits=OWN_CIRCUITS,
     output:
         **figure_files("figure_4_cmap", STEP, "Figure 4", "Cross-model patching"),
         record=f"{RUN}/figures/figure_4_cmap.record.json",
@@ -98,6 +102,7 @@ rule figure_4:
     conda:
         CONDA
     params:
+        models=FINE_TUNED,
         seed=config["seed"],
         code=code("figure_4"),
     message:
@@ -109,6 +114,7 @@ rule figure_4:
 rule figure_cmap_inputs:
     input:
         table=f"{RUN}/tables/table_cmap.parquet",
+        circuits=OWN_CIRCUITS,
     output:
         **figure_files("figure_cmap_inputs", STEP, "–", "Cross-model patching of inputs"),
         record=f"{RUN}/figures/figure_cmap_inputs.record.json",
@@ -117,6 +123,7 @@ rule figure_cmap_inputs:
     conda:
         CONDA
     params:
+        models=FINE_TUNED,
         seed=config["seed"],
         code=code("figure_cmap_inputs"),
     message:

@@ -308,6 +308,7 @@ rule verdict:
         patching=f"{RUN}/tables/table_activation_patching.parquet",
         cmap=f"{RUN}/tables/table_cmap.parquet",
         evaluations=expand(f"{RUN}/evaluation/{BASE}/{{model}}.parquet", model=MODELS),
+        circuits=CIRCUITS,
         checks=CHECKS,
     output:
         markdown=f"{RUN}/verdict/verdict.md",

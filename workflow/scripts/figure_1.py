@@ -9,7 +9,7 @@ from mechdiff.figures.circuit import circuit_figure, circuit_parts
 from mechdiff.figures.style import nothing_figure, save
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
-from mechdiff.tables.circuits import compositions
+from mechdiff.tables.circuits import compositions, unreached
 from mechdiff.tables.writing import write_caption
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ if __name__ == "__main__":
         circuit, patterns = Circuit.read(inputs.circuit), pd.read_parquet(inputs.patterns)
         shown, scenes = pd.read_parquet(inputs.evaluation).iloc[0], pd.read_parquet(inputs.discovery)["scene_id"]
         changes = read_shards(p.names, inputs.changes)
-        figure, caption = nothing_figure(), f"Figure 1: {p.base} has no circuit: it was not evaluated."
+        figure, caption = nothing_figure("no circuit"), f"Figure 1: {p.base} has no circuit."
+        if not circuit.groups:
+            figure, caption = nothing_figure(), f"Figure 1: {p.base} has no circuit: it was not evaluated."
         if circuit.nodes():
             edges = compositions(circuit, p.plan, changes, scenes, p.resamples, p.seed)
             groups, strongest, tokens = circuit_parts(circuit, p.names, patterns, shown)
@@ -35,4 +37,4 @@ if __name__ == "__main__":
                 f" with its 95 % interval over n = {scenes.nunique()} resampled scenes. Seed {p.seed}."
             )
         save(figure, snakemake.output.svg, snakemake.output.png)
-        write_caption(caption, snakemake.output.caption)
+        write_caption(caption + unreached({p.base: circuit}), snakemake.output.caption)

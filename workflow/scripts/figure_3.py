@@ -6,7 +6,9 @@ import pandas as pd
 
 from mechdiff.figures.functionality import functions_caption, functions_figure
 from mechdiff.figures.style import nothing_figure, save
+from mechdiff.heads import Circuit
 from mechdiff.provenance import job
+from mechdiff.tables.circuits import unreached
 from mechdiff.tables.writing import evaluated, write_caption
 
 if TYPE_CHECKING:
@@ -20,4 +22,5 @@ if __name__ == "__main__":
         figure = functions_figure(table, 1 / p.boxes) if len(table) else nothing_figure()
         caption = functions_caption(f"Figure 3: the functional heads of {p.base}'s circuit", table, p.boxes, p.seed)
         save(figure, snakemake.output.svg, snakemake.output.png)
+        caption += unreached({p.base: Circuit.read(snakemake.input.circuit)})
         write_caption(caption, snakemake.output.caption)

@@ -4,9 +4,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.columns import read_each
 from mechdiff.figures.cmap import cmap_figure
 from mechdiff.figures.style import nothing_figure, save
+from mechdiff.heads import Circuit
 from mechdiff.provenance import job
+from mechdiff.tables.circuits import unreached
 from mechdiff.tables.functions import outputs_only
 from mechdiff.tables.writing import evaluated, most, write_caption
 
@@ -26,4 +29,5 @@ if __name__ == "__main__":
             f" improvement along. Seed {p.seed}."
         )
         save(figure, snakemake.output.svg, snakemake.output.png)
+        caption += unreached(read_each(Circuit.read, p.models, snakemake.input.circuits))
         write_caption(caption, snakemake.output.caption)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with job(snakemake):
         p, table = snakemake.params, pd.read_parquet(snakemake.input.table)
-        figure = causal_impact_figure(table) if len(table) else nothing_figure()
+        figure = causal_impact_figure(table) if len(table) else nothing_figure("no circuit")
         caption = (
             "Figures A5 and A7: absolute path-patching scores of the heads of two circuits, in the fine-tuned model"
             f" (up) and in {p.base} (down), strongest first, with the group they are in; coloured: in that model's own"

@@ -4,10 +4,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import FUNCTIONAL
+from mechdiff.columns import FUNCTIONAL, read_each
 from mechdiff.figures.cmap import cmap_inputs_figure
 from mechdiff.figures.style import nothing_figure, save
+from mechdiff.heads import Circuit
 from mechdiff.provenance import job
+from mechdiff.tables.circuits import unreached
 from mechdiff.tables.writing import evaluated, most, write_caption
 
 if TYPE_CHECKING:
@@ -25,4 +27,5 @@ if __name__ == "__main__":
             f" {most(table['n'])} examples. With all three (qkv) a head gives the donor's output. Seed {p.seed}."
         )
         save(figure, snakemake.output.svg, snakemake.output.png)
+        caption += unreached(read_each(Circuit.read, p.models, snakemake.input.circuits))
         write_caption(caption, snakemake.output.caption)

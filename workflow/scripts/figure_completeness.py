@@ -17,7 +17,7 @@ if __name__ == "__main__":
     with job(snakemake):
         p, points = snakemake.params, pd.read_parquet(snakemake.input.points)
         table = evaluated(pd.read_parquet(snakemake.input.table))
-        figure = completeness_figure(points, table) if len(points) else nothing_figure()
+        figure = completeness_figure(points, table) if len(points) else nothing_figure("no circuit")
         caption = (
             "Figures A3, A4 and A6: completeness of each model's own circuit. A point is a set K of its heads: a"
             " random half or a whole group; across, the circuit's accuracy without K, up, the whole model's; bars: 95"

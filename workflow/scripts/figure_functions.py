@@ -4,9 +4,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.columns import read_each
 from mechdiff.figures.functionality import functions_caption, functions_figure
 from mechdiff.figures.style import nothing_figure, save
+from mechdiff.heads import Circuit
 from mechdiff.provenance import job
+from mechdiff.tables.circuits import unreached
 from mechdiff.tables.writing import evaluated, write_caption
 
 if TYPE_CHECKING:
@@ -21,4 +24,5 @@ if __name__ == "__main__":
         whose = "Figures A8 and A9: the functional heads of each fine-tuned model's own circuit"
         caption = functions_caption(whose, table, p.boxes, p.seed)
         save(figure, snakemake.output.svg, snakemake.output.png)
+        caption += unreached(read_each(Circuit.read, p.models, snakemake.input.circuits))
         write_caption(caption, snakemake.output.caption)

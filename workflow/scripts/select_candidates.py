@@ -1,11 +1,12 @@
 """Rule select_candidates: the circuit before pruning (paper, section 4.1)."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import read_shards
-from mechdiff.path_patching import Step, score_table, select_candidates
+from mechdiff.columns import read_shards, rounding
+from mechdiff.path_patching import Step, reaching, score_table, select_candidates
 from mechdiff.provenance import job, write_text
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if __name__ == "__main__":
         name, changes = snakemake.wildcards.model, read_shards([e["group"] for e in p.plan], inputs.changes)
         scores = {group: score_table(name, group, table) for group, table in changes.items()}
         plan = [Step.from_config(entry, len(scores[entry["group"]])) for entry in p.plan]
-        circuit = select_candidates(plan, scores)
+        circuit = select_candidates(reaching(plan, changes, rounding(inputs.check)), scores)
+        for group in circuit.groups:
+            if group.note:
+                print(f"mechdiff: {name}, group {group.name}: {group.note}", file=sys.stderr)
         pd.concat(scores.values(), ignore_index=True).to_parquet(snakemake.output.scores, index=False)
         write_text(snakemake.output.candidates, circuit.to_json())

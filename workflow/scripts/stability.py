@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import read_shards
-from mechdiff.path_patching import Step
+from mechdiff.columns import read_shards, rounding
+from mechdiff.path_patching import Step, reaching
 from mechdiff.provenance import job
 from mechdiff.seeds import stream
 from mechdiff.stability import chosen_shares
@@ -21,6 +21,7 @@ if __name__ == "__main__":
         changes = read_shards([entry["group"] for entry in p.plan], inputs.changes)
         plan = [Step.from_config(entry, changes[entry["group"]].shape[1]) for entry in p.plan]
         evaluated = not any(table.empty for table in changes.values())
+        plan = reaching(plan, changes, rounding(inputs.check)) if evaluated else []
         rng = stream(p.seed, "stability", snakemake.wildcards.model)
-        chosen = chosen_shares(plan if evaluated else [], changes, scenes, p.resamples, rng)
+        chosen = chosen_shares(plan, changes, scenes, p.resamples, rng)
         chosen.to_parquet(snakemake.output.chosen, index=False)

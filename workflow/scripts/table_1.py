@@ -9,7 +9,7 @@ from mechdiff.columns import not_evaluated, read_each
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
 from mechdiff.published import of_pairs, published
-from mechdiff.tables.circuits import faithfulness_table, print_faithfulness
+from mechdiff.tables.circuits import faithfulness_table, print_faithfulness, unreached
 from mechdiff.tables.writing import PLANTED, most, write_table
 
 if TYPE_CHECKING:
@@ -24,11 +24,13 @@ if __name__ == "__main__":
         paper = of_pairs(published(inputs.paper)["faithfulness"], p.paper)
         exact = faithfulness_table(evaluations, p.fine_tuned_on, reasons, p.resamples, p.seed, paper)
         draws = max(table.loc[table["condition"] == "random", "draw"].nunique() for table in evaluations.values())
+        circuit = Circuit.read(inputs.circuit)
         caption = (
-            f"Table 1: the entity-tracking circuit found in {p.base} ({len(Circuit.read(inputs.circuit))} heads),"
+            f"Table 1: the entity-tracking circuit found in {p.base} ({len(circuit)} heads),"
             f" unchanged, in every model. Accuracy over n = {most(exact['n'])} examples and faithfulness F(C)/F(M),"
             f" each with its 95 % interval over resampled scenes; random circuits: mean of {draws} draws, which the"
             f" interval takes as given. Chance is 1/{p.boxes} = {1 / p.boxes:.2f}. Seed {p.seed}."
         )
+        caption += unreached({p.base: circuit})
         caption += PLANTED if p.planted else ""
         write_table(exact, print_faithfulness(exact, with_circuit=False), caption, snakemake.output)

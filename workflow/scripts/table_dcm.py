@@ -7,6 +7,7 @@ import pandas as pd
 from mechdiff.columns import not_evaluated, read_each
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
+from mechdiff.tables.circuits import unreached
 from mechdiff.tables.functions import dcm_table
 from mechdiff.tables.writing import INTERVALS, most, noted, with_interval, write_table
 
@@ -31,4 +32,4 @@ if __name__ == "__main__":
             " group's heads the best mask patches, which, and the share of test rows whose answer becomes the target"
             f" (n = {most(exact['n'])}). λ: {', '.join(map(str, p.sparsity))}. Seed {p.seed}."
         )
-        write_table(exact, printed, caption + INTERVALS, snakemake.output)
+        write_table(exact, printed, caption + INTERVALS + unreached(circuits), snakemake.output)

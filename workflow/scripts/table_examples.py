@@ -8,6 +8,7 @@ from mechdiff.columns import read_each
 from mechdiff.provenance import job, read_record
 from mechdiff.tables.functions import examples_table
 from mechdiff.tables.writing import write_table
+from mechdiff.task import few
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -24,6 +25,6 @@ if __name__ == "__main__":
             " names, patched from the alternate into the original, turn the original's answer into the target."
             " All prompts of this run are written from words that are one token in place with the base's tokenizer:"
             f" {words['objects']} objects and {words['labels']} labels; dropped, because they are not:"
-            f" {', '.join(words['dropped']) or 'none'}. Seed {p.seed}."
+            f" {few(words['dropped'])}. Seed {p.seed}."
         )
         write_table(exact, exact.drop(columns="desideratum"), caption, snakemake.output)

@@ -6,7 +6,7 @@ from mechdiff.columns import not_evaluated, read_each
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job
 from mechdiff.published import of_models, published
-from mechdiff.tables.circuits import overlap_table
+from mechdiff.tables.circuits import overlap_table, unreached
 from mechdiff.tables.writing import noted, rounded, write_table
 
 if TYPE_CHECKING:
@@ -24,4 +24,4 @@ if __name__ == "__main__":
             f"Tables A6 and A10: heads of {p.base}'s circuit and of each fine-tuned model's own, per group. Precision:"
             " share of the base's heads that the other has too; recall: share of the other's that the base has."
         )
-        write_table(exact, rounded(exact, ["precision", "recall"]), caption, snakemake.output)
+        write_table(exact, rounded(exact, ["precision", "recall"]), caption + unreached(circuits), snakemake.output)

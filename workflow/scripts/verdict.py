@@ -7,7 +7,9 @@ import pandas as pd
 from markdown_it import MarkdownIt
 
 from mechdiff.columns import not_evaluated, read_each
+from mechdiff.heads import Circuit
 from mechdiff.provenance import job, write_text
+from mechdiff.tables.circuits import unreached
 from mechdiff.tables.functions import outputs_only
 from mechdiff.tables.writing import PAGE, PLANTED, evaluated
 from mechdiff.verdict import better_information, page, same_circuit, same_function
@@ -31,6 +33,7 @@ if __name__ == "__main__":
             same_function(evaluated(pd.read_parquet(inputs.patching)), p.base, p.functions, 1 / p.boxes, reasons),
             better_information(correct, cmap, p.base, p.functions, reasons, p.gain, p.resamples, p.seed),
         ]
-        text = page(p.base, p.run, p.seed, claims, PLANTED if p.planted else "")
+        remark = (PLANTED if p.planted else "") + unreached(read_each(Circuit.read, p.models, inputs.circuits))
+        text = page(p.base, p.run, p.seed, claims, remark)
         write_text(snakemake.output.markdown, text)
         write_text(snakemake.output.html, PAGE.format(MarkdownIt().enable("table").render(text)))

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import yaml
+from tokenizers import Tokenizer
+from torch import nn
 
 from mechdiff.checkpoints import ADAPTER, WEIGHTS
 from mechdiff.config import read_objects
-from mechdiff.errors import InputError
 from mechdiff.family.tokenizer import build_tokenizer, family_words, save_tokenizer
 from mechdiff.provenance import write_text
+from mechdiff.reading import read_yaml
 from mechdiff.task import BoxTask
-
-if TYPE_CHECKING:  # the rules read a family file and need not wait for torch
-    from tokenizers import Tokenizer
-    from torch import nn
 
 
 def read_family(path: str | Path) -> dict[str, Any]:
     """The family's config."""
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+    return read_yaml(path)
 
 
 def family_task(family: dict[str, Any], objects: str | Path) -> tuple[Tokenizer, BoxTask]:

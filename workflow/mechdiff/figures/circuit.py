@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from mechdiff.figures.style import COLOURS, GREY, NOT_EVALUATED, PAGE, SMALL, canvas, in_house_style, looks, spoken
-from mechdiff.heads import Circuit
+from mechdiff.heads import Circuit, Group
 
 LEFT, RIGHT = 0.1, 1.42  # margins in inches; in the right one stand the names of groups that act at the prompt's end
 LEVEL, FIRST_LEVEL = 0.72, 0.85  # inches between two groups, and from the prompt to the lowest
@@ -36,10 +36,10 @@ def circuit_figure(
 ) -> Figure:
     """The groups above the prompt.
 
-    circuit_groups: group, name, position, token_index (of the position), heads (how many), strongest (``L3 H0``); first
-    the group nearest the output. strongest: group -> token_index, token, attention of its strongest head, from the
-    position. edges: sender, receiver (a group or ``logits``), via (q, k, v or nothing), strength (summed relative
-    change of the answer's probability), low, high.
+    circuit_groups: group, name, position, token_index (of the position), heads (how many), strongest (``L3 H0``; where
+    discovery found none, why); first the group nearest the output. strongest: group -> token_index, token, attention of
+    its strongest head, from the position. edges: sender, receiver (a group or ``logits``), via (q, k, v or nothing),
+    strength (summed relative change of the answer's probability), low, high.
     """
     groups = circuit_groups.set_index("group")
     columns = _columns(groups, strongest, len(prompt_tokens))
@@ -77,7 +77,7 @@ def circuit_figure(
         row, (x, y) = groups.loc[group], nodes[group]
         name = textwrap.fill(str(row["name"]), 18)
         number = {0: "no heads", 1: "1 head"}.get(row["heads"], f"{row['heads']} heads")
-        heads = f"{number}, e.g. {row['strongest']}" if row["heads"] else number
+        heads = f"{number}, e.g. {row['strongest']}" if row["heads"] else row["strongest"] or number
         if x > end - 0.6:
             axis.text(end + 0.2, y, f"{name}\n{heads}", va="center", color="black", linespacing=1.15)
         elif x > LEFT + 1.5:  # room beside it, where no arrow leaves
@@ -95,13 +95,16 @@ def circuit_parts(
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], list[str]]:
     """What circuit_figure draws, groups, attention and the prompt's tokens; shown: the dataset's row of the prompt."""
     rows = [
-        (g.name, names[g.name], g.position, shown[g.position.column], len(g.heads), str(g.heads[0]) if g.heads else "")
-        for g in circuit.groups
+        (g.name, names[g.name], g.position, shown[g.position.column], len(g.heads), _first(g)) for g in circuit.groups
     ]
     columns = ["group", "name", "position", "token_index", "heads", "strongest"]
     strongest = dict(iter(patterns.groupby("group", sort=False)))
     tokens = next(iter(strongest.values()))["token"].str.strip().tolist() if strongest else []
     return pd.DataFrame(rows, columns=columns), strongest, tokens
+
+
+def _first(group: Group) -> str:
+    return str(group.heads[0]) if group.heads else group.note.partition(":")[0]
 
 
 def _columns(groups: pd.DataFrame, strongest: Mapping[str, pd.DataFrame], n: int) -> list[int | None]:

@@ -129,11 +129,11 @@ def mark_missing(axis: Axes, x: Sequence[float] | np.ndarray, y: float = 0.03) -
 
 
 @in_house_style
-def nothing_figure() -> Figure:
-    """Instead of a figure for which no model was evaluated."""
+def nothing_figure(why: str = NOT_EVALUATED) -> Figure:
+    """Instead of a figure for which no model was evaluated, or for which there is nothing for another reason."""
     figure, axes = panels(1, 1, 1)
     axes[0, 0].axis("off")
-    axes[0, 0].text(0.5, 0.5, NOT_EVALUATED, ha="center", va="center", color=GREY)
+    axes[0, 0].text(0.5, 0.5, why, ha="center", va="center", color=GREY)
     return figure
 
 

@@ -13,6 +13,7 @@ from mechdiff.heads import Circuit, Head
 from mechdiff.intervals import accuracy_interval, difference, interval, scene_resamples
 from mechdiff.tables.writing import number, with_interval
 
+NO_CIRCUIT = "no circuit: no group has heads"
 CONDITIONS = {"model": "full_model", "circuit": "circuit", "random": "random_circuit"}
 QUANTITIES = {
     "full_model": "Full model",
@@ -56,7 +57,7 @@ def faithfulness_table(
         low, high = interval(resampled, lambda d: d["circuit"] / d["full_model"])
         row |= {"faithfulness_low": low, "faithfulness_high": high}
         reason = reasons[model] or reasons[circuit_of]
-        row["note"] = f"not evaluated: {reason}" if reason else ""
+        row["note"] = f"not evaluated: {reason}" if reason else NO_CIRCUIT if np.isnan(row["circuit"]) else ""
         paper = published.get((circuit_of, model))
         rows.append(row | ({f"paper_{name}": paper[name] for name in QUANTITIES} if paper else {}))
     return pd.DataFrame(rows)
@@ -167,7 +168,8 @@ def heads_table(
 ) -> pd.DataFrame:
     """Tables A2, A3 and A7: the heads of each circuit per group, strongest first.
 
-    A head that resampled discovery chooses less often than ``share`` is unstable, and marked ``?``.
+    A head that resampled discovery chooses less often than ``share`` is unstable, and marked ``?``. Where discovery
+    found none, the group's note says why.
     """
     rows = []
     for model in models:
@@ -189,7 +191,8 @@ def heads_table(
                 "function": entry["function"],
                 "functional": len(functional[model][entry["group"]].heads) if entry["function"] else None,
                 "unstable": len(unsure),
-                "enumerated": ", ".join(f"{head}?" if head in unsure else str(head) for head in heads),
+                "enumerated": ", ".join(f"{head}?" if head in unsure else str(head) for head in heads)
+                or circuits[model][entry["group"]].note,
             }
             paper = published.get(model, {}).get(entry["group"])
             if paper:
@@ -227,6 +230,12 @@ def overlap_table(
 OVERLAP = ["base", "own", "intersection", "precision", "recall"]
 
 
+def unreached(circuits: Mapping[str, Circuit]) -> str:
+    """For captions: a sentence for each group of which discovery found no head."""
+    noted = [(model, group) for model, circuit in circuits.items() for group in circuit.groups if group.note]
+    return "".join(f" In {model} group {group.name} has no heads: {group.note}." for model, group in noted)
+
+
 def causal_impact_table(base: str, circuits: Mapping[str, Circuit], scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Figures A5 and A7: absolute path-patching scores of every head of a fine-tuned model's circuit or the base's, in
     both. scores: model -> the scores of all its groups."""
@@ -254,13 +263,15 @@ def compositions(
     draws: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Figure 1: the paths of discovery between groups of a circuit: sender, receiver, via (q, k, v; none: the logits)
-    and strength, the sum of the path-patching scores of the sender's heads, with its interval.
+    """Figure 1: the paths of discovery from groups of a circuit that have heads: sender, receiver, via (q, k, v; none:
+    the logits) and strength, the sum of the path-patching scores of the sender's heads, with its interval.
 
     changes: group -> relative changes, one row an example, whose scenes are given, one column a head.
     """
     rows = []
     for entry in plan:
+        if not circuit[entry["group"]].heads:
+            continue
         total = changes[entry["group"]][[str(head) for head in circuit[entry["group"]].heads]].sum(axis=1)
         total = total.set_axis(scenes).to_frame("strength")
         low, high = interval(scene_resamples(total, draws, seed), lambda d: d["strength"])
