@@ -80,7 +80,7 @@ def main() -> None:
         {
             "minimality": lambda: pruned(run, means, circuit),
             "evaluation": lambda: circuits_correct(run, means, random),
-            "plain": lambda: circuits_correct(plain, means, tried),
+            "plain": lambda: circuits_correct(plain, means, tried),  # type: ignore[arg-type] # in place of Run
         },
         o.rounds,
     )

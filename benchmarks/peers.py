@@ -23,8 +23,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
-import nnsight
 import torch
 from setting import (
     MEMORY,
@@ -39,9 +39,9 @@ from setting import (
     report,
 )
 from torch import Tensor
-from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from mechdiff.engine.edits import Part
 from mechdiff.engine.run import Run
 from mechdiff.examples import Examples
 from mechdiff.heads import Head, Position, all_heads
@@ -69,6 +69,7 @@ class Peer(ABC):
     via: str | None
 
     def __post_init__(self) -> None:
+        self.outputs: list[Tensor] = []
         model, device = patchable("peer", self.network), self.network.device
         self.head_dim, self.layer_count = model.head_dim, len(model.layers)
         self.input_ids, self.answers = self.examples.input_ids.to(device), self.examples.answers.to(device)
@@ -128,6 +129,8 @@ class TransformerLensPeer(Peer):
     """TransformerLens: hooks on ``hook_z`` (what enters ``o_proj``) and ``hook_q``, ``hook_k`` or ``hook_v``."""
 
     def _wrap(self, network: LlamaForCausalLM) -> None:
+        from transformer_lens.model_bridge.sources import build_bridge_from_module
+
         self.bridge = build_bridge_from_module(network, type(network).__name__, hf_config=network.config)
 
     def _run_unpatched(self, input_ids: Tensor) -> Tensor:
@@ -173,12 +176,14 @@ class NnsightPeer(Peer):
     skipping: bool = True
 
     def _wrap(self, network: LlamaForCausalLM) -> None:
-        self.model = nnsight.NNsight(network)
+        import nnsight
+
+        self.model, self.save = nnsight.NNsight(network), nnsight.save
         self.layers = self.model.model.layers
 
     def _run_unpatched(self, input_ids: Tensor) -> Tensor:
         with self.model.trace(input_ids=input_ids, **CALL):
-            outputs, attention, streams = nnsight.save([]), nnsight.save([]), nnsight.save([])
+            outputs, attention, streams = self.save([]), self.save([]), self.save([])
             for layer in self.layers:
                 outputs.append(self._by_head(layer.self_attn.o_proj.input))
                 attention.append(layer.self_attn.output)
@@ -194,7 +199,7 @@ class NnsightPeer(Peer):
                 logits = self.model.output.logits.save()
             return logits[:, -1]
         with self.model.trace(input_ids=self.input_ids, **CALL) as tracer:
-            received = nnsight.save(self._freeze(sender, frozen))
+            received = self.save(self._freeze(sender, frozen))
             tracer.stop()
         with self.model.trace(input_ids=self.input_ids, **CALL):
             self._skip_layers(min(received))
@@ -247,7 +252,8 @@ def check() -> float:
         for name, (position, receivers, via) in _PASSES.items():
             case = (network, examples, noise, position, receivers, via)
             model = patchable("check", network)
-            plain = relative_changes(PlainRun(model, examples), PlainRun(model, noise), position, receivers, via)
+            runs: list[Any] = [PlainRun(model, each) for each in (examples, noise)]  # in place of Run
+            plain = relative_changes(runs[0], runs[1], position, receivers, Part(via) if via else None)
             tools = {
                 "TransformerLens": TransformerLensPeer(*case),
                 "nnsight": NnsightPeer(*case),

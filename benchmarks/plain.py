@@ -64,7 +64,9 @@ def counted(shape: Shape, clean: Examples, noise: Examples, step: Pass, senders:
     """FLOPs of the engine's call for all senders, and of its captures, on a model without numbers."""
     model = random_model(shape, "meta")
     run, source = Run(model, clean, MEMORY), Run(model, noise, MEMORY)
-    return tuple(flops(lambda e=e: run.evaluate(step.edits(e), source)) for e in (senders, unreaching(step, senders)))
+    groups = (senders, unreaching(step, senders))
+    whole, captures = (flops(lambda e=e: run.evaluate(step.edits(e), source)) for e in groups)
+    return whole, captures
 
 
 def measured(model: PatchableModel, shape: Shape, clean: Examples, noise: Examples, step: Pass, options) -> dict:

@@ -119,8 +119,8 @@ def _found(name: str) -> str | None:
 
 @contextmanager
 def _daemon(command: list[str], env: dict[str, str]) -> Iterator[None]:
-    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([_found(command[0]), *command[1:]], env=env, **nowhere)
+    nowhere = subprocess.DEVNULL
+    process = subprocess.Popen([_found(command[0]), *command[1:]], env=env, stdout=nowhere, stderr=nowhere)
     try:
         yield
     finally:

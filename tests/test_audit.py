@@ -25,7 +25,8 @@ def described(path: str) -> dict:
 
 
 def record(name: str, inputs: list[str], outputs: list[str]) -> None:
-    value = {"rule": name, "inputs": [described(p) for p in inputs], "outputs": [described(p) for p in outputs]}
+    value: dict[str, object] = {"rule": name, "inputs": [described(p) for p in inputs]}
+    value |= {"outputs": [described(p) for p in outputs]}
     value |= {"wildcards": {}, "params": {}, "code": {"version": "1", "modules": {}}}
     value |= {"environment": {"packages": {}}, "git": None}
     Path(f"{RUN}/{name}.record.json").write_text(json.dumps(value))

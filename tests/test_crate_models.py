@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from micro import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FETCHED = f"results/checkpoints/owner--name/{COMMIT}"
-RECORD = {
+RECORD: dict[str, Any] = {
     "mechdiff": "0.1.0",
     "wildcards": {},
     "params": {"seed": 20, "code": "c"},

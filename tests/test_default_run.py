@@ -3,11 +3,17 @@
 With --run-name seed1 the same is asked of a run on another seed's family.
 """
 
+import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from documents import blocks, matches
 from micro import ROOT
 
 pytestmark = pytest.mark.default_run
@@ -79,3 +85,61 @@ def test_every_table_and_figure_of_the_paper_is_there(tables):
         assert name in shown
     verdict = (tables.parent / "verdict" / "verdict.md").read_text()
     assert verdict.count("holds**") + verdict.count("does not hold**") + verdict.count("cannot tell**") == 3
+
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def shipped(request, tables) -> Path:
+    """The folder of the default run, which the README shows."""
+    if request.config.getoption("--run-name") != "mini":
+        pytest.skip("the README shows the default run")
+    return tables.parent
+
+
+def test_the_readme_has_this_runs_table_1_verdict_and_figures(shipped):
+    table = (shipped / "tables" / "table_1.md").read_text()
+    assert [line for line in table.splitlines() if line.startswith("|")] == re.findall(r"^\| ?[Mm:].*", README, re.M)
+    (caption,) = re.findall(r"^Table 1: .*", README, flags=re.MULTILINE)
+    assert caption in table
+    found = re.findall(
+        r"^\d\. (.*): \*\*(.*)\*\*$", (shipped / "verdict" / "verdict.md").read_text(), flags=re.MULTILINE
+    )
+    assert len(found) == 3
+    said = re.findall(r"^\d\. (.*): \*\*(.*?)\*\*", README, flags=re.MULTILINE)
+    assert [verdict for _, verdict in said] == [verdict for _, verdict in found]
+    for image in re.findall(r"\(docs/images/(.*?)\)", README):
+        assert (ROOT / "docs" / "images" / image).read_bytes() == (shipped / "figures" / image).read_bytes(), image
+
+
+def test_what_commands_of_the_documents_print_is_what_the_default_run_prints(shipped, tmp_path):
+    for folder in ("results/mini", "resources", "config"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    compared = 0
+    for block in blocks():
+        for command, shown in block.commands() if block.is_shell and "results/" in block.text else ():
+            if shown and "results/test" not in command:
+                program, *arguments = shlex.split(command)
+                run = [sys.executable, *(["-m", "mechdiff"] if program == "mechdiff" else []), *arguments]
+                done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+                assert matches(shown, done.stdout), f"{block.place}: {done.stdout}{done.stderr}"
+                compared += 1
+    assert compared >= 4
+
+
+def test_the_table_of_seeds_has_this_seeds_numbers(request, tables, table_1):
+    seed = request.config.getoption("--run-name").replace("mini", "seed0").removeprefix("seed")
+    rows = re.findall(r"^\| (.*) \|$", (ROOT / "docs" / "family.md").read_text(), flags=re.MULTILINE)
+    (head,) = [i for i, row in enumerate(rows) if row.startswith(" | Seed") or row.startswith("| Seed")]
+    cells = [[cell.strip() for cell in row.split("|")] for row in rows[head:]]
+    (column,) = [i for i, title in enumerate(cells[0]) if title.startswith(f"Seed {seed}")]
+    shown = {row[0].strip("`"): row[column] for row in cells[1:]}
+    for model, row in table_1.iterrows():
+        assert shown[model] == f"{row['full_model']:.2f} / {row['faithfulness']:.2f}"
+    planted = pd.read_parquet(tables / "table_planted.parquet")
+    base = planted[(planted["circuit"] == "mini-llama") & (planted["stage"] == "circuit")].set_index("group")
+    others = {key.split(" ")[0]: value for key, value in shown.items()}
+    assert others["Random"] == f"{table_1.loc['mini-llama', 'random_circuit']:.2f}"
+    assert others["Recall"] == ", ".join(f"{base.loc[group, 'recall']:g}" for group in "ABCD")
+    assert others["Heads"] == str(base["found"].sum())

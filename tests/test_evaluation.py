@@ -1,6 +1,7 @@
 """F(C), F(M), ablation means and random circuits."""
 
 from math import exp
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def test_circuit_accuracy_by_hand():
     # The answer, word 0, wins when the second coordinate is positive: head 0 + head 1 = 3 x mean of the two values.
     model = hand_model(1)
     scenes = examples([1, 1], [-2, -2], [4, -2])
-    run = PlainRun(model, scenes)
+    run: Any = PlainRun(model, scenes)  # in place of Run
     assert model_correct(run).tolist() == [True, False, True]
     means = torch.tensor([[[0.0], [0.0]], [[-1.5], [-4.0]]], dtype=torch.float64)[None]
     both = Group("A", Position.LAST, (Head(0, 0), Head(0, 1)))
@@ -58,7 +59,7 @@ def test_all_heads_in_the_circuit_give_f_of_m_exactly_when_every_token_is_a_name
     assert nobody != correct
 
 
-@pytest.mark.parametrize("run", [lambda *args: Run(*args, 10**9), PlainRun])
+@pytest.mark.parametrize("run", [lambda model, examples: Run(model, examples, 10**9), PlainRun])
 def test_only_the_circuits_heads_at_their_own_positions_keep_their_output(scenes, run):
     """Against an ablation written out by hand, head by head and example by example."""
     model = micro_llama(layers=2, heads=2)

@@ -137,8 +137,13 @@ def drawn_texts(figure) -> list[Text]:
     FigureCanvasAgg(figure).draw()
     figure.set_layout_engine("none")  # which would draw once more, to measure
     drawn, draw = [], Text.draw
+
+    def noted(text: Text, renderer) -> None:
+        drawn.append(text)
+        draw(text, renderer)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Text, "draw", lambda text, renderer: (drawn.append(text), draw(text, renderer)))
+        patch.setattr(Text, "draw", noted)
         FigureCanvasAgg(figure).draw()
     return [text for text in drawn if text.get_visible() and text.get_text().strip()]
 

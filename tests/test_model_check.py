@@ -1,6 +1,7 @@
 """What is refused before any experiment on a model."""
 
 import json
+from itertools import count
 
 import pytest
 import torch
@@ -93,9 +94,9 @@ def test_a_null_patch_finds_runs_that_cannot_be_repeated(base, prompts):
     model = open_model(Checkpoint("m", base))
     run = Run(model, clean_examples(prompts), 10**9)
     assert max(null_patch_differences(run)) < 1e-5
-    calls = []
+    calls = count(1)
     # A module that answers differently each time it is asked, as dropout left on would.
-    model.layers[1].self_attn.o_proj.register_forward_hook(lambda m, a, out: calls.append(0) or out + len(calls))
+    model.layers[1].self_attn.o_proj.register_forward_hook(lambda m, a, out: out + next(calls))
     assert min(null_patch_differences(run)) > 1e-4
 
 

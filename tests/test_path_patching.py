@@ -1,6 +1,7 @@
 """Path patching: the plain way on a model worked out by hand, and limit cases of both ways on random Llamas."""
 
 from math import exp, sqrt
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,8 @@ def examples(*prompts: list[int]) -> Examples:
 
 
 def by_hand(model, clean: Examples, noise: Examples, *into) -> dict:
-    return relative_changes(PlainRun(model, clean), PlainRun(model, noise), *into)
+    runs: list[Any] = [PlainRun(model, each) for each in (clean, noise)]  # in place of Run
+    return relative_changes(*runs, *into)
 
 
 def test_into_the_logits_by_hand():
@@ -311,7 +313,9 @@ def blind(layers: int = 3) -> PatchableModel:
     return model
 
 
-@pytest.mark.parametrize("kind", [lambda *a: Run(*a, 10**9), PlainRun], ids=["engine", "plain"])
+@pytest.mark.parametrize(
+    "kind", [lambda model, examples: Run(model, examples, 10**9), PlainRun], ids=["engine", "plain"]
+)
 @pytest.mark.parametrize(
     ("step", "nothing"),
     [((LAST, [Head(2, 0), Head(1, 2)], Part.QUERY), True), ((LAST, [Head(0, 1)], Part.VALUE), True), (STEPS[0], False)],

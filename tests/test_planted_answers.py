@@ -87,8 +87,8 @@ def test_with_all_heads_at_all_positions_patched_the_recipient_is_the_donor():
     answers = last_logits(donor, ids).argmax(-1)
     answers[::4] = (answers[::4] + 1) % VOCABULARY
     rows = examples(ids, answers)
-    models = [Run(model, rows, MEMORY) for model in (recipient, donor)]
-    found = cmap(*models, {"functional": whole(recipient), "all": whole(recipient)})
+    mine, theirs = (Run(model, rows, MEMORY) for model in (recipient, donor))
+    found = cmap(mine, theirs, {"functional": whole(recipient), "all": whole(recipient)})
     right = found.set_index(["heads", "group", "part"])["correct"]
     alone = {part: right["none", "", part].to_numpy() for part in ("recipient", "donor")}
     assert alone["donor"].mean() == 0.75 and (alone["donor"] != alone["recipient"]).any()
@@ -97,7 +97,7 @@ def test_with_all_heads_at_all_positions_patched_the_recipient_is_the_donor():
     assert (right["functional", "circuit", "q"].to_numpy() != alone["donor"]).any()
     asked = found[found["heads"] == "functional"]
     assert set(asked["part"]) == set(PARTS) and set(asked["group"]) == {p.value for p in Position} | {"circuit"}
-    back = cmap(*models[:1], models[0], {"functional": whole(recipient)}).set_index(["heads", "group", "part"])
+    back = cmap(mine, mine, {"functional": whole(recipient)}).set_index(["heads", "group", "part"])
     assert (back.loc[("functional", "circuit", "output"), "correct"].to_numpy() == alone["recipient"]).all()
 
 

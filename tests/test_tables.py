@@ -1,5 +1,7 @@
 """Intervals and tables."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +25,7 @@ from mechdiff.tables.functions import activation_patching_table, cmap_table, kno
 from mechdiff.tables.writing import evaluated, noted, rounded, write_table
 
 
-def evaluation(model: list[int], circuit: list[int] | None = None, random: list[list[int]] = (), scenes=None):
+def evaluation(model: list[int], circuit: list[int] | None = None, random: Sequence[list[int]] = (), scenes=None):
     """The rows of rule evaluate_circuit, from right (1) and wrong (0) per example."""
     scenes = scenes or list(range(len(model)))
     parts = [("model", 0, model), *(("random", i, r) for i, r in enumerate(random))]

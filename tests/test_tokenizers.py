@@ -5,6 +5,7 @@ What the project reads from offsets is checked without them, by encoding other t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 
 import numpy as np
@@ -99,7 +100,7 @@ def whole_words() -> Tokenizer:
     return tokenizer
 
 
-STYLES = {
+STYLES: dict[str, Callable[[], Tokenizer]] = {
     "byte-level": byte_level,
     "byte-level, a space before the text": partial(byte_level, space=True),
     "byte-level, offsets without spaces": partial(byte_level, trimmed=True),

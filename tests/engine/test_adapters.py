@@ -1,6 +1,7 @@
 """Adapters stay in force in every patched run: an adapter on its base is the model that it makes when merged."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,12 @@ from mechdiff.models import PatchableModel, patchable
 from random_runs import EXACT, LAST, OBJECT, PREVIOUS, QUERY, Setting, prompts
 
 RECEIVERS = (Head(1, 0), Head(2, 3))
-KINDS = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}, "biased": {"bias": "all"}}
+KINDS: dict[str, dict] = {
+    "lora": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "biased": {"bias": "all"},
+}
 KINDS |= {"attention": {"target_modules": ["o_proj", "v_proj"]}, "ranks": {"rank_pattern": {"o_proj": 5}, "r": 3}}
 
 
@@ -37,7 +43,7 @@ def everything(model: PatchableModel) -> list[torch.Tensor]:
     """Answers' logits after edits of every kind."""
     clean, noise = (Run(model, prompts(4, 14, seed), 10**9) for seed in (1, 2))
     means = 0.3 * torch.randn(LAYERS, 14, HEADS, model.head_dim, generator=torch.Generator().manual_seed(3))
-    asked = [([PathPatch(head, LAST) for head in model.heads], noise)]
+    asked: list[tuple[list[Any], Any]] = [([PathPatch(head, LAST) for head in model.heads], noise)]
     asked += [([PathPatch(head, QUERY, RECEIVERS, Part.VALUE) for head in model.heads], noise)]
     asked += [([PathPatch(head, LAST, RECEIVERS, Part.QUERY) for head in model.heads], noise)]
     asked += [([Keep(frozenset({(Head(1, 1), LAST), (Head(0, 0), PREVIOUS)}))], means)]

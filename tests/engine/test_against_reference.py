@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mechdiff.engine.edits import Block, Keep, Mix, Part, PathPatch, Replace
+from mechdiff.engine.edits import Block, Edit, Keep, Mix, Part, PathPatch, Replace
 from mechdiff.engine.run import Run
 from mechdiff.heads import Head, Position
 from mechdiff.models import PatchableModel
@@ -125,8 +125,8 @@ def test_the_four_groups_of_the_paper_with_an_odd_number_of_heads(values):
 def test_as_little_as_fits_at_a_time_changes_nothing():
     s = setting(layers=4, heads=3, values=3, head_dim=8, n=6, tokens=12, seed=5)
     into = (Head(2, 1), Head(3, 0))
-    path = [PathPatch(head, PREVIOUS, into, Part.VALUE) for head in s.model.heads]
-    keep = [Keep(frozenset({(head, LAST), (s.model.heads[0], QUERY)})) for head in s.model.heads]
+    path: list[Edit] = [PathPatch(head, PREVIOUS, into, Part.VALUE) for head in s.model.heads]
+    keep: list[Edit] = [Keep(frozenset({(head, LAST), (s.model.heads[0], QUERY)})) for head in s.model.heads]
     for memory in (120_000, 300_000):
         assert max(s.differences(path, s.noise, memory)) <= EXACT
         assert max(s.differences(keep, s.means, memory)) <= EXACT

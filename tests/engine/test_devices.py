@@ -1,5 +1,7 @@
 """A model spread over devices by a device map, here over memory and disk: the runs of the model held in one place."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -19,7 +21,7 @@ def outcomes(model: PatchableModel) -> list[torch.Tensor]:
     clean, noise = (Run(model, prompts(4, 14, seed), 10**9) for seed in (1, 2))
     means = 0.3 * torch.randn(LAYERS, 14, HEADS, model.head_dim, generator=torch.Generator().manual_seed(3))
     own = torch.tensor([0.5, 0.2], requires_grad=True)
-    asked = [([PathPatch(head, LAST) for head in model.heads], noise)]
+    asked: list[tuple[list[Any], Any]] = [([PathPatch(head, LAST) for head in model.heads], noise)]
     asked += [([PathPatch(head, QUERY, RECEIVERS, Part.VALUE) for head in model.heads], noise)]
     asked += [([Keep(frozenset({(Head(1, 1), LAST), (Head(0, 0), PREVIOUS)}))], means)]
     asked += [([Replace(frozenset({(head, LAST)}), frozenset({Part.QUERY, Part.KEY})) for head in model.heads], clean)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from mechdiff.family.files import family_task, read_family
 from mechdiff.family.organism import build_network, planted_heads
@@ -13,6 +14,7 @@ from mechdiff.family.planting import Organism
 from mechdiff.family.scenes import SceneStream
 from mechdiff.models import patchable
 from micro import OBJECTS_FILE, ROOT
+from small_run import short_family
 
 FAMILY = ROOT / "config" / "family.yaml"
 
@@ -29,14 +31,11 @@ def words(family):
 
 
 @pytest.fixture
-def short_family(family) -> dict:
-    """The family's config, three steps a training."""
-    short = copy.deepcopy(family)
-    short["base"] |= {"steps": 3, "scenes": 4}
-    short["base"]["weakened"]["scenes"] = 20
-    for member in short["fine_tuned"].values():
-        member["steps"] = 3
-    return short
+def short_file(family, tmp_path) -> Path:
+    """A family file, three steps a training."""
+    file = tmp_path / "family.yaml"
+    file.write_text(yaml.safe_dump(short_family(family), sort_keys=False))
+    return file
 
 
 @pytest.fixture

@@ -7,16 +7,16 @@ from safetensors.torch import load_file
 
 from mechdiff.checkpoints import Checkpoint, is_adapter, read_shape, read_tokenizer
 from mechdiff.family.corpora import LARGEST_TERM, Exchange
-from mechdiff.family.files import save_adapter, save_model
-from mechdiff.family.fine_tune import answer_batch, arithmetic_tokens, fine_tune, held_loss, member_settings
-from mechdiff.family.organism import build_network, planted_heads, soften, train_base, weaken
+from mechdiff.family.fine_tune import answer_batch, arithmetic_tokens, held_loss, make_member
+from mechdiff.family.organism import build_network, make_base, planted_heads, soften, weaken
 from mechdiff.family.scenes import SceneStream
 from mechdiff.family.training import learning_rate
 from mechdiff.hooks import capture_outputs, editing_outputs, last_logits
 from mechdiff.loading import open_model
-from micro import ROOT
+from micro import OBJECTS_FILE, ROOT
 
 SHIPPED = ROOT / "resources" / "models"
+FAMILY_FILE = ROOT / "config" / "family.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -29,19 +29,12 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def train(family, words, folder, member=None, seed=0):
-    """Train the base, or a member on a trained base, and write it."""
-    tokenizer, task = words
+def train(family_file, folder, member=None, seed=0):
+    """Train the base, or a member on a trained base, as the rules do."""
     if member is None:
-        save_model(train_base(family, tokenizer, task, seed).model.network, tokenizer, folder / "mini-llama")
-        return
-    settings = member_settings(family, member)
-    base = open_model(Checkpoint("base", folder / "mini-llama")).network.requires_grad_(settings["adapter"] is None)
-    network = fine_tune(base, settings, tokenizer, task, seed)
-    if settings["adapter"] is None:
-        save_model(network, tokenizer, folder / member)
+        make_base(family_file, OBJECTS_FILE, seed, folder / "mini-llama")
     else:
-        save_adapter(network, folder / "mini-llama", folder / member)
+        make_member(family_file, OBJECTS_FILE, member, seed, folder / "mini-llama", folder / member)
 
 
 def open_member(folder, member):
@@ -50,9 +43,9 @@ def open_member(folder, member):
     return open_model(Checkpoint(member, folder / member, base=base, adapter=is_adapter(folder / member)))
 
 
-def test_same_seed_same_bytes(short_family, words, tmp_path):
+def test_same_seed_same_bytes(short_file, tmp_path):
     for folder, seed in ((tmp_path / "first", 0), (tmp_path / "second", 0), (tmp_path / "third", 1)):
-        train(short_family, words, folder, seed=seed)
+        train(short_file, folder, seed=seed)
     first, second, third = (tmp_path / x / "mini-llama" for x in ("first", "second", "third"))
     tokenizer_files = {"tokenizer.json", "tokenizer_config.json"}
     assert {file.name for file in first.iterdir()} == {"config.json", "model.safetensors", *tokenizer_files}
@@ -61,20 +54,20 @@ def test_same_seed_same_bytes(short_family, words, tmp_path):
     assert (first / "model.safetensors").read_bytes() != (third / "model.safetensors").read_bytes()
 
 
-def test_members_same_seed_same_bytes(short_family, words, tmp_path):
-    train(short_family, words, tmp_path)
-    for member in short_family["fine_tuned"]:
-        train(short_family, words, tmp_path, member)
+def test_members_same_seed_same_bytes(family, short_file, tmp_path):
+    train(short_file, tmp_path)
+    for member in family["fine_tuned"]:
+        train(short_file, tmp_path, member)
         before = {file.name: file.read_bytes() for file in (tmp_path / member).iterdir()}
-        train(short_family, words, tmp_path, member)
+        train(short_file, tmp_path, member)
         assert before == {file.name: file.read_bytes() for file in (tmp_path / member).iterdir()}
         assert open_member(tmp_path, member).heads == open_member(tmp_path, "mini-llama").heads
 
 
-def test_the_adapter_trains_one_group_s_layer_and_arithmetic_s_own_words_alone(short_family, words, tmp_path):
-    train(short_family, words, tmp_path)
-    train(short_family, words, tmp_path, "mini-goat")
-    layer = short_family["planted"][short_family["fine_tuned"]["mini-goat"]["adapter"]["group"]][0][0]
+def test_the_adapter_trains_one_group_s_layer_and_arithmetic_s_own_words_alone(family, short_file, words, tmp_path):
+    train(short_file, tmp_path)
+    train(short_file, tmp_path, "mini-goat")
+    layer = family["planted"][family["fine_tuned"]["mini-goat"]["adapter"]["group"]][0][0]
     trained = load_file(tmp_path / "mini-goat" / "adapter_model.safetensors")
     assert all(f".layers.{layer}." in name or "trainable_tokens" in name for name in trained)
     tokenizer, task = words
@@ -201,9 +194,9 @@ def test_shipped_weights_are_the_family(words):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_seed_gives_a_family_and_the_shipped_one_comes_out_again(family, words, tmp_path, seed):
-    train(family, words, tmp_path, seed=seed)
+    train(FAMILY_FILE, tmp_path, seed=seed)
     for member in family["fine_tuned"]:
-        train(family, words, tmp_path, member, seed)
+        train(FAMILY_FILE, tmp_path, member, seed)
     found = assert_a_family(tmp_path, words)
     if seed == 0:
         assert found == pytest.approx(accuracies(SHIPPED, words[1]), abs=0.05)

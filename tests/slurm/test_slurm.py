@@ -57,8 +57,8 @@ def environment(folder: Path, env: dict[str, str]) -> dict[str, str]:
 
 def started(folder: Path, env: dict[str, str], *arguments: str) -> subprocess.Popen:
     command = ["snakemake", *arguments, "--configfile", "my.yaml"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment(folder, env), **pipes)
+    out, err = subprocess.PIPE, subprocess.STDOUT
+    return subprocess.Popen(command, cwd=folder, env=environment(folder, env), stdout=out, stderr=err, text=True)
 
 
 def ended(process: subprocess.Popen) -> str:

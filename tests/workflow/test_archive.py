@@ -81,9 +81,8 @@ def test_it_needs_python_alone(packed, elsewhere, tmp_path, unpack):
     assert not list((elsewhere / RUN).rglob("__pycache__"))
     (elsewhere / RUN / "tables" / "table_1.csv").write_text("forged")
     if not unpack:
-        bare[-1] = repacked(
-            packed, tmp_path / "forged.zip", lambda c: c.update({f"{RUN}/tables/table_1.csv": b"forged"})
-        )
+        forged = {f"{RUN}/tables/table_1.csv": b"forged"}
+        bare[-1] = str(repacked(packed, tmp_path / "forged.zip", lambda c: c.update(forged)))
     done = subprocess.run(bare, cwd=tmp_path, capture_output=True, text=True)
     of = "" if unpack else f"{bare[-1]}: "
     line = f"mechdiff: {of}{RUN}/tables/table_1.csv: does not match its recorded sha256"

@@ -16,7 +16,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from hub_server import COMMIT, HUB, serving
+import small_run
+from hub_server import COMMIT, HUB
 from micro import ROOT
 
 SHIPPED = ROOT / "resources" / "models"
@@ -37,30 +38,20 @@ def snakemake(folder: Path, config: dict, *arguments: str, **env: str) -> subpro
     )
 
 
-def test_a_model_of_the_hub_is_fetched_in_shards_checked_and_recorded(tmp_path):
-    stored = tmp_path / "stored"
-    AutoModelForCausalLM.from_pretrained(SHIPPED / "mini-llama").save_pretrained(stored, max_shard_size="300KB")
-    shutil.copy(SHIPPED / "mini-llama" / "tokenizer.json", stored)
+def test_a_model_of_the_hub_is_fetched_in_shards_checked_and_recorded(fetched):
+    stored, folder = fetched / "stored", f"results/checkpoints/owner--tiny/{COMMIT}"
     assert len(list(stored.glob("model-*.safetensors"))) > 1
-    models = {
-        "tiny": {"hub": HUB, "revision": COMMIT},
-        "tuned": {"path": str(SHIPPED / "mini-float"), "base": "tiny"},
-    }
-    config = {"run": "r", "models": models} | SHORT
-    checks = [f"results/r/models/{name}/check.json" for name in models]
-    home = str(tmp_path / "home")
-    with serving(stored) as endpoint:
-        done = snakemake(tmp_path, config, *checks, HF_HOME=home, HF_ENDPOINT=endpoint)
-    assert done.returncode == 0, done.stdout + done.stderr
-    folder = f"results/checkpoints/owner--tiny/{COMMIT}"
-    record = json.loads((tmp_path / f"{folder}.record.json").read_text())
+    record = json.loads((fetched / f"{folder}.record.json").read_text())
     assert record["params"]["model"]["hub"] == HUB and record["params"]["revision"] == COMMIT
     files = {file["path"]: file["sha256"] for file in record["outputs"]}
     assert set(files) == {f"{folder}/{name.name}" for name in stored.iterdir()}
-    read = json.loads((tmp_path / "results/r/models/tiny/check.record.json").read_text())["inputs"]
+    read = json.loads((fetched / "results/r/models/tiny/check.record.json").read_text())["inputs"]
     assert files.items() <= {file["path"]: file["sha256"] for file in read}.items()
-    shutil.rmtree(home)
-    again = snakemake(tmp_path, config, *checks, HF_HOME=home, HF_HUB_OFFLINE="1")
+    shutil.rmtree(fetched / "home")
+    checks = [f"results/r/models/{name}/check.json" for name in ("tiny", "tuned")]
+    again = small_run.snakemake(
+        fetched, *checks, "--configfile", "my.yaml", HF_HOME=str(fetched / "home"), HF_HUB_OFFLINE="1"
+    )
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
@@ -131,7 +122,7 @@ BAD = {
 
 
 def test_a_bad_checkpoint_stops_at_its_check_with_one_line_and_leaves_nothing(tmp_path):
-    models = {"base": {"path": str(SHIPPED / "mini-llama")}}
+    models: dict[str, dict] = {"base": {"path": str(SHIPPED / "mini-llama")}}
     for name, (damage, _) in BAD.items():
         shutil.copytree(SHIPPED / ("mini-goat" if name == "wide" else "mini-float"), tmp_path / "bad" / name)
         damage(tmp_path / "bad" / name)

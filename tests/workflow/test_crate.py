@@ -50,7 +50,7 @@ def issues(tmp_path_factory):
         assert session.get("https://w3id.org/ro/crate/1.1/context").json()["@context"]
 
     def validate(crate: Path, level: str) -> set[str]:
-        command = [
+        command: list[str | Path] = [
             Path(sys.executable).parent / "rocrate-validator",
             "--no-interactive",
             "validate",
@@ -184,7 +184,7 @@ def test_the_same_records_give_the_same_crate(finished, tmp_path, monkeypatch):
 
 def test_workflow_and_config_of_the_crate_are_the_runs(finished, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(finished / RUN / "crate" / "workflow"))
-    command = [sys.executable, "-m", "snakemake", "-n", "-s", RUN / "crate/Snakefile"]
+    command: list[str | Path] = [sys.executable, "-m", "snakemake", "-n", "-s", RUN / "crate/Snakefile"]
     command += ["--configfile", RUN / "crate/config.yaml"]
     done = subprocess.run(command, cwd=finished, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr

@@ -11,8 +11,8 @@ import pytest
 from mechdiff.cells import key_columns, read_table
 from mechdiff.errors import InputError
 from mechdiff.explain import explain, printed_cell
-from mechdiff.provenance import digest, file_sha256, manifest_text
-from small_run import RUN, copy_of, mechdiff
+from mechdiff.provenance import file_sha256
+from small_run import RUN, copy_of, forge, mechdiff
 
 TABLE_1 = f"{RUN}/tables/table_1.csv"
 BASE, ADAPTER = "resources/models/mini-llama", "resources/models/mini-goat"
@@ -153,23 +153,7 @@ def test_a_changed_file_of_the_chain_is_named(finished, tmp_path):
 
 def test_a_forged_number_is_found_even_where_every_record_was_forged_with_it(finished, tmp_path):
     folder = copy_of(finished, tmp_path / "copy")
-    table = folder / TABLE_1
-    forged = read_table(table)
-    forged.loc[forged["model"] == "mini-goat", "faithfulness"] = 0.99
-    table.write_text(forged.to_csv(index=False))
-    record = folder / RUN / "tables" / "table_1.record.json"
-    described = json.loads(record.read_text())
-    for file in described["outputs"]:
-        file["sha256"] = file_sha256(folder / file["path"])
-    record.write_text(json.dumps(described))
-    crate = folder / RUN / "ro-crate-metadata.record.json"  # which read it
-    read = json.loads(crate.read_text())
-    for file in read["inputs"]:
-        file["sha256"] = file_sha256(folder / file["path"])
-    crate.write_text(json.dumps(read))
-    manifest = json.loads((folder / RUN / "manifest.json").read_text())
-    sealed = {"run": RUN, "records": {name: file_sha256(folder / name) for name in manifest["records"]}}
-    (folder / RUN / "manifest.json").write_text(manifest_text(sealed | {"digest": digest(sealed)}))
+    forge(folder, "mini-goat", 0.99)
     done = mechdiff(folder, "audit", "results")
     assert done.returncode == 0, "the records agree with each other; only a digest kept elsewhere tells"
     done = mechdiff(folder, "explain", TABLE_1, "--row", "mini-goat", "--column", "faithfulness")

@@ -18,7 +18,6 @@ from mechdiff.audit import audit
 from mechdiff.config import checked
 from mechdiff.errors import InputError
 from mechdiff.explain import explain
-from micro import ROOT
 from small_run import CONFIG, RUN, new_folder, snakemake
 
 TABLES, FIGURES = 13, 10
@@ -95,25 +94,6 @@ def test_the_chain_of_a_run_is_complete_and_its_audit_passes(finished):
     manifest = json.loads((finished / "results/test/manifest.json").read_text())
     assert found.jobs == len(manifest["records"]) == JOBS
     assert {Path(path).name for path in manifest["records"]} == records
-
-
-def test_the_readmes_notebook_has_the_runs_numbers(finished, monkeypatch, capsys):
-    monkeypatch.chdir(finished)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len(code.strip().splitlines()) <= 10 and "config/config.yaml" in code
-    cells: dict = {}
-    exec(code.replace("config/config.yaml", CONFIG), cells)
-    tables = finished / "results" / "test" / "tables"
-    columns = ["n_correct_full_model", "n_correct_circuit", "n_correct_random_circuit", "faithfulness_low"]
-    for made, name, keys in (
-        (cells["table_1"], "table_1", columns),
-        (cells["gains"], "table_cmap", ["n_correct", "gain", "gain_low", "gain_high"]),
-    ):
-        table = pd.read_parquet(tables / f"{name}.parquet")
-        if name == "table_cmap":
-            table = table[(table["recipient"] == "mini-llama") & (table["heads"] == "functional")]
-        pd.testing.assert_frame_equal(made[keys].reset_index(drop=True), table[keys].reset_index(drop=True))
-    assert "B at last: L3 H1, L3 H0" in capsys.readouterr().out
 
 
 @pytest.mark.whole_run

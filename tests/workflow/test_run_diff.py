@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -12,19 +11,7 @@ import pytest
 from mechdiff.cells import read_table
 from mechdiff.provenance import build_manifest, file_sha256, manifest_text
 from mechdiff.run_diff import diff_text, differing_cells, run_diff
-from small_run import CONFIG, RUN, copy_of, mechdiff, snakemake
-
-
-@pytest.fixture(scope="module")
-def with_three(finished, tmp_path_factory) -> Path:
-    """The run again with three random circuits in place of two: the evaluation is redone, all else is the same."""
-    folder = tmp_path_factory.mktemp("changed") / "three"
-    shutil.copytree(finished, folder)
-    config = folder / CONFIG
-    config.write_text(config.read_text().replace("random_circuits: 2", "random_circuits: 3"))
-    done = snakemake(folder, "--configfile", CONFIG)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+from small_run import RUN, copy_of, mechdiff
 
 
 def test_a_copy_of_a_run_is_the_same_in_one_line(finished, tmp_path):

@@ -134,7 +134,7 @@ class by_product(TorchFunctionMode):  # noqa: N801 - a context manager like the 
         kwargs = kwargs or {}
         if func is not scaled_dot_product_attention:
             return func(*args, **kwargs)
-        query, mask, scale = args[0], kwargs.get("attn_mask"), kwargs.get("scale")
+        (query, key, value), mask, scale = args[:3], kwargs.get("attn_mask"), kwargs.get("scale")
 
         def own(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> Tensor:
             hidden_too = _hiding(mask, hidden, q.shape[2])
@@ -142,7 +142,7 @@ class by_product(TorchFunctionMode):  # noqa: N801 - a context manager like the 
             return func(q, k, v, **kwargs | {"attn_mask": hidden_too, "is_causal": causal}).transpose(1, 2)
 
         scoring = Scoring(query.shape[-1] ** -0.5 if scale is None else scale, own=own)
-        return self.attend(*args[:3], scoring).transpose(1, 2)
+        return self.attend(query, key, value, scoring).transpose(1, 2)
 
 
 def way_of(attention: nn.Module) -> Callable[[nn.Module, Attend], AbstractContextManager]:

@@ -54,7 +54,7 @@ class Checkpoint:
     @property
     def whole(self) -> Checkpoint:
         """The whole checkpoint that the network comes from: an adapter's base, else itself."""
-        return self.base if self.adapter else self
+        return self.base if self.adapter and self.base else self
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def checkpoint_files(checkpoint: Checkpoint) -> list[str]:
     """
     files = [str(checkpoint.path)] if checkpoint.hub else [str(file) for file in own_files(checkpoint)]
     if checkpoint.adapter:
-        files += checkpoint_files(checkpoint.base)
+        files += checkpoint_files(checkpoint.whole)
     return list(dict.fromkeys([*files, *tokenizer_files(checkpoint)]))
 
 
@@ -161,13 +161,13 @@ def weight_files(checkpoint: Checkpoint) -> list[Path]:
 
 def opened_bytes(checkpoint: Checkpoint) -> int | None:
     """Bytes that a model's weights take once opened, an adapter's with its base's; None while a file is missing."""
-    files, of_base = weight_files(checkpoint), opened_bytes(checkpoint.base) if checkpoint.adapter else 0
+    files, of_base = weight_files(checkpoint), opened_bytes(checkpoint.whole) if checkpoint.adapter else 0
     if of_base is None or not all(file.is_file() for file in files):
         return None
     size = sum(file.stat().st_size for file in files)
     settings = _read_json(Path(checkpoint.path) / CONFIG) if not checkpoint.adapter else {}
     stored = settings.get("dtype", settings.get("torch_dtype"))
-    return of_base + size * ITEM_BYTES[checkpoint.dtype] // ITEM_BYTES.get(stored, ITEM_BYTES[checkpoint.dtype])
+    return of_base + size * ITEM_BYTES[checkpoint.dtype] // ITEM_BYTES.get(str(stored), ITEM_BYTES[checkpoint.dtype])
 
 
 def require_files(checkpoint: Checkpoint) -> None:

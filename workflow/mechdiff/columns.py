@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import pandas as pd
 
-T, K = TypeVar("T"), TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 RANDOM = "random"  # a random half of a circuit, in place of a group
 OUTPUT = "output"  # the part of a head that is patched, where it is not its inputs

@@ -259,7 +259,7 @@ def _check_names_and_numbers(value: Any, key: str = "") -> None:
         path = f"{key}.{name}" if key else str(name)
         if isinstance(value, dict) and not isinstance(name, str):
             raise InputError(f"{path}: the name {name!r} is no text; allowed: text, in quotes if need be")
-        if isinstance(value, dict) and CONTROL.search(name):
+        if isinstance(value, dict) and CONTROL.search(str(name)):
             raise InputError(f"{key or 'config'}: the name {_shown(name)} is no line of text; allowed: one that is")
         _check_names_and_numbers(item, path)
     if isinstance(value, str) and CONTROL.search("".join(value.split())):

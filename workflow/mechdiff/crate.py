@@ -223,7 +223,8 @@ class _Crate:
         license_ = self.config["crate"]["license"]
         profiles = [self.add(url, "CreativeWork", name=n, version=url.split("/")[-1]) for url, n in PROFILES.items()]
         text = f"What fine-tuning changed in {', '.join(self.folders)}: tables, figures, verdict, how they were made"
-        known = {"name": f"mechdiff: run {self.config['run']}", "description": text, "datePublished": self.ended}
+        known: dict[str, Any] = {"name": f"mechdiff: run {self.config['run']}", "description": text}
+        known |= {"datePublished": self.ended}
         known |= {"license": self.add(license_, "CreativeWork", name=license_), "conformsTo": profiles}
         known |= {"author": self.agent, "publisher": self.agent, "mainEntity": workflow, "mentions": mentions}
         for key, value in _tidy(known).items():

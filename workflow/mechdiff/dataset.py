@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil, perm
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,7 @@ def build_split(
         for name in earlier:
             first_id = len(seen)
             scenes = _fresh_scenes(task, rows[name], stream(seed, "scenes", name), seen)
-        ids = range(first_id, first_id + rows[split])
+        ids = list(range(first_id, first_id + rows[split]))
     rng = stream(seed, "prompts", split)
     table = pd.DataFrame([_row(task, i, scene, split, rng) for i, scene in zip(ids, scenes, strict=True)])
     return table.astype(dict.fromkeys(SCENE_COLUMNS, "Int64")) if split == "means" else table
@@ -63,7 +64,7 @@ def draw_scene(task: BoxTask, rng: np.random.Generator) -> Scene:
 
 def _fresh_scenes(task: BoxTask, n: int, rng: np.random.Generator, seen: set[tuple]) -> list[Scene]:
     """n scenes whose (objects, labels) no earlier scene has."""
-    scenes = []
+    scenes: list[Scene] = []
     while len(scenes) < n:
         scene = draw_scene(task, rng)
         if (scene.objects, scene.labels) not in seen:
@@ -93,7 +94,7 @@ def _row(task: BoxTask, scene_id: int, scene: Scene, split: str, rng: np.random.
     if split == "means":
         query_label = task.labels[rng.integers(len(task.labels))]
     prompt = task.write(scene, query_label)
-    row = {"scene_id": scene_id, "prompt": prompt.text, "input_ids": list(prompt.input_ids)}
+    row: dict[str, Any] = {"scene_id": scene_id, "prompt": prompt.text, "input_ids": list(prompt.input_ids)}
     row |= {"answer": None, "answer_id": None, "query_label": query_label} | _positions(prompt)
     row |= {"objects": list(scene.objects), "labels": list(scene.labels)}
     row |= dict.fromkeys(SCENE_COLUMNS)

@@ -76,7 +76,7 @@ def build_desideratum(task: BoxTask, name: str, rows: Mapping[str, int], sets: i
     added = _added_letters(task, name)
     ordinals = _ordinals(task, name, added)
     seen: set[tuple] = set()
-    table = []
+    table: list[dict] = []
     for (part, number), size in sizes.items():
         rng = stream(seed, "desiderata", name, part, number)
         for ordinal in rng.permutation(np.resize(ordinals, size)):

@@ -65,7 +65,7 @@ def _examples(table: pd.DataFrame, prefix: str, answers: str | None = None) -> E
     """The prompts whose columns begin with ``prefix``, with the positions that every row of the table has."""
     columns = {p: f"{prefix}{p.column}" for p in Position}
     positions = {p: _column(table, c) for p, c in columns.items() if c in table and not table[c].isna().any()}
-    return Examples(_ids(table, f"{prefix}input_ids"), answers and _column(table, answers), positions)
+    return Examples(_ids(table, f"{prefix}input_ids"), None if answers is None else _column(table, answers), positions)
 
 
 def with_scenes(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:

@@ -78,8 +78,8 @@ def _value(evaluation: pd.DataFrame, counts: Mapping[str, int], record: Record, 
     """The cell, computed again: from counts, and the ends of intervals as the table's job did."""
     if column.endswith(tuple(ENDS)):
         pair, params = (row["circuit_of"], row["model"]), record["params"]
-        nothing = dict.fromkeys(pair)
-        made = faithfulness_table({pair: evaluation}, nothing, nothing, params["resamples"], params["seed"], {})
+        unsaid, nothing = dict.fromkeys(pair, ""), dict.fromkeys(pair)
+        made = faithfulness_table({pair: evaluation}, unsaid, nothing, params["resamples"], params["seed"], {})
         return float(made[column].iloc[0])
     n, right = counts["n"], {"full_model": counts["full_model"], "circuit": counts.get("circuit", nan)}
     right["random_circuit"] = counts["random_circuit"] / counts["draws"] if counts.get("draws") else nan

@@ -60,8 +60,9 @@ def editing_vectors(model: PatchableModel, edit: EditVectors) -> Iterator[None]:
     """While open, ``edit(layer, q, k, v)`` stands in for the vectors with which heads attend."""
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
-        edited = edit(layer, *(x.transpose(1, 2) for x in (q, k, v)))
-        return scoring.own(*(x.transpose(1, 2) for x in edited), None)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        q, k, v = (x.transpose(1, 2) for x in edit(layer, q, k, v))
+        return scoring.own(q, k, v, None)
 
     with attending(model, attend):
         yield

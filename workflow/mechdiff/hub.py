@@ -42,6 +42,7 @@ def latest_commit(hub: str, revision: str = "main") -> str | None:
 
 def fetch(checkpoint: Checkpoint, revision: str, folder: str | Path) -> None:
     """Put the files of ``checkpoint.hub`` at a commit into a folder, whole or not at all."""
+    assert checkpoint.hub, "only a model of the hub is fetched"
     names, reason = _listed(checkpoint, revision)
     pickles = [] if _any(names, SAFE_WEIGHTS) else PICKLES
     if _any(names, pickles) and not checkpoint.allow_pickle:
@@ -65,6 +66,7 @@ def _listed(checkpoint: Checkpoint, revision: str) -> tuple[list[str], str | Non
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    assert checkpoint.hub
     try:
         listed = HfApi().model_info(checkpoint.hub, revision=revision, timeout=PATIENCE)
     except HfHubHTTPError as error:
@@ -72,7 +74,7 @@ def _listed(checkpoint: Checkpoint, revision: str) -> tuple[list[str], str | Non
         raise InputError(f"models.{checkpoint.name}.hub: {what}: {_line(error)}") from error
     except Exception as error:  # no connection: the client lets the errors of its http library through
         return [], _line(error)
-    return [file.rfilename for file in listed.siblings], None
+    return [file.rfilename for file in listed.siblings or ()], None
 
 
 def _put(snapshot: Path, wanted: Iterable[str], checkpoint: Checkpoint, revision: str, folder: Path) -> None:
@@ -98,13 +100,18 @@ def _any(names: Iterable[str], patterns: Iterable[str]) -> bool:
 def _snapshot(hub: str, revision: str, patterns: list[str], online: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    asked = {"revision": revision, "allow_patterns": patterns, "ignore_patterns": ["*/*"]}
-    return Path(snapshot_download(hub, **asked, local_files_only=not online))
+    offline, others = not online, ["*/*"]
+    return Path(
+        snapshot_download(
+            hub, revision=revision, allow_patterns=patterns, ignore_patterns=others, local_files_only=offline
+        )
+    )
 
 
 def _how_to_get(checkpoint: Checkpoint, revision: str, reason: str) -> str:
     from huggingface_hub import constants
 
+    assert checkpoint.hub
     own = f"checkpoints/{checkpoint.hub.split('/')[-1]}"
     return (
         f"models.{checkpoint.name}.hub: {checkpoint.hub} at {revision} is neither in {constants.HF_HUB_CACHE} nor to be"

@@ -84,7 +84,8 @@ def change_table(changes: Mapping[Head, Tensor]) -> pd.DataFrame:
 def score_table(model_name: str, group: str, changes: pd.DataFrame) -> pd.DataFrame:
     """One row per sender head: model, group, layer, head, score (mean), stderr (of the mean), n (examples)."""
     heads, n = [Head.parse(name) for name in changes], len(changes)
-    columns = {"model": model_name, "group": group, "layer": [h.layer for h in heads], "head": [h.index for h in heads]}
+    columns: dict[str, object] = {"model": model_name, "group": group}
+    columns |= {"layer": [h.layer for h in heads], "head": [h.index for h in heads]}
     columns |= {"score": changes.mean().to_numpy(), "stderr": changes.std().to_numpy() / n**0.5 if n else [], "n": n}
     return pd.DataFrame(columns)
 

@@ -158,7 +158,8 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
     if torch := sys.modules.get("torch"):  # scripts that compute have imported it; the others need not wait for it
         torch.set_num_threads(snakemake.threads)
         torch.use_deterministic_algorithms(True)
-    started, clock, notes = datetime.now(UTC), time.monotonic(), {}
+    started, clock = datetime.now(UTC), time.monotonic()
+    notes: dict[str, Any] = {}
     try:
         code, git = _code(snakemake), git_state()  # of what runs, whatever is edited meanwhile
         inputs, outputs = hashed_files(snakemake.input), snakemake.output

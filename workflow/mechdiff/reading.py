@@ -110,7 +110,6 @@ def _count_values(node: yaml.Node, counted: dict[yaml.Node, int | None]) -> int:
 
 def _told(error: Exception) -> str:
     """One line of what a parser says."""
-    mark = getattr(error, "problem_mark", None)
-    if mark:
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark):
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
     return " ".join(str(error).split()) or type(error).__name__

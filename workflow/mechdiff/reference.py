@@ -113,6 +113,7 @@ def logits_edited(
             with _replacing(model, batch, theirs, edit, source):
                 return last_logits(model, batch.input_ids)
         case Keep():
+            assert isinstance(source, Tensor)
             keep = torch.zeros(len(model.layers), *batch.input_ids.shape, model.heads_per_layer, 1, dtype=torch.bool)
             for head, position in edit.nodes:
                 keep[head.layer, _rows(batch), batch.positions[position], head.index] = True
@@ -143,11 +144,11 @@ def _replacing(
         z = z.clone()
         for head, position in edit.nodes if Part.OUTPUT in edit.parts else ():
             if head.layer == layer:
-                at, head = batch.positions[position], head.index
+                at, index = batch.positions[position], head.index
                 if isinstance(source, Tensor):
-                    z[rows, at, head] = source[layer, at, head].to(z)
+                    z[rows, at, index] = source[layer, at, index].to(z)
                 else:
-                    z[rows, at, head] = source[Part.OUTPUT][layer][rows, theirs.positions[position], head]
+                    z[rows, at, index] = source[Part.OUTPUT][layer][rows, theirs.positions[position], index]
         return z
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
@@ -157,7 +158,8 @@ def _replacing(
             slot = model.slot(head, part)
             at = batch.positions[position][:, None] if part is Part.QUERY else slice(None)
             vectors[part][rows[:, None], at, slot] = source[part][layer][rows[:, None], at, slot]
-        made = scoring.own(*(x.transpose(1, 2) for x in vectors.values()), None)
+        q, k, v = (x.transpose(1, 2) for x in vectors.values())
+        made = scoring.own(q, k, v, None)
         for head, position in nodes:
             at = batch.positions[position]
             z[rows, at, head.index] = made[rows, at, head.index]
@@ -229,9 +231,9 @@ def _path_patched(
     def replace(layer: int, *vectors: Tensor) -> tuple[Tensor, ...]:
         slots = _slots(model, edit.receivers, edit.via, layer)
         if slots:
-            vectors = [x.clone() for x in vectors]
+            vectors = tuple(x.clone() for x in vectors)
             vectors[which][rows[:, None], at[:, None], slots] = received[layer][:, slots]
-        return tuple(vectors)
+        return vectors
 
     with editing_vectors(model, replace):
         return last_logits(model, batch.input_ids)

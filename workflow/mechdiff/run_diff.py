@@ -59,9 +59,9 @@ def _config(a: SealedRun, b: SealedRun) -> list[str]:
     for job in jobs_a.keys() & jobs_b.keys():
         params = _flat(jobs_a[job]), _flat(jobs_b[job])
         for key in params[0].keys() | params[1].keys():
-            values = [each.get(key, ABSENT) for each in params]
-            if values[0] != values[1]:
-                rules.setdefault((key, *values), []).append(job[0])
+            x, y = (each.get(key, ABSENT) for each in params)
+            if x != y:
+                rules.setdefault((key, x, y), []).append(job[0])
     lines = [f"{key}: {x} | {y}  in {', '.join(sorted(set(of)))}" for (key, x, y), of in sorted(rules.items())]
     for name, only in (("A", jobs_a.keys() - jobs_b.keys()), ("B", jobs_b.keys() - jobs_a.keys())):
         lines += [f"only in {name}: {rule} {wildcards}".rstrip() for rule, wildcards in sorted(only)]

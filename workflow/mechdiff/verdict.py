@@ -128,7 +128,8 @@ def better_information(
             rows.append((model, improvement, "–", "–", "nothing to explain"))
             continue
         some = cmap[(cmap["donor"] == model) & (cmap["recipient"] == base)].set_index("group", drop=False)
-        better = [g for g in reversed(functions) if g in some.index and some.loc[g, "gain_low"] > 0]  # as it flows
+        as_it_flows = reversed(list(functions))
+        better = [g for g in as_it_flows if g in some.index and some.loc[g, "gain_low"] > 0]
         cell = _gain(some.loc[better[0]]) if better else "none"
         rows.append((model, improvement, "first step that is better", cell, "–"))
         for kind, wanted in (("value", VALUE), ("position", POSITION)):

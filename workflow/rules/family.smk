@@ -1,5 +1,7 @@
 # Training the default family again, from a seed. The default run uses the weights in resources/models and needs none of it.
 FAMILY = f"{configuration.MADE_HERE}seed{{seed}}"
+ADAPTERS = [name for name, adapter in configuration.MEMBERS.items() if adapter]
+FINE_TUNED_WHOLE = [name for name in configuration.MEMBERS if name not in ("mini-llama", *ADAPTERS)]
 TOKENIZER_FILES = {"tokenizer": "tokenizer.json", "tokenizer_config": "tokenizer_config.json"}
 CHECKPOINT_FILES = {"config": "config.json", "weights": "model.safetensors"} | TOKENIZER_FILES
 ADAPTER_FILES = {"config": "adapter_config.json", "weights": "adapter_model.safetensors"}
@@ -35,7 +37,7 @@ rule fine_tune:
     log:
         f"{FAMILY}/logs/fine_tune/{{member}}.log",
     wildcard_constraints:
-        member="mini-(vicuna|float|control)",
+        member="|".join(FINE_TUNED_WHOLE),
     conda:
         CONDA
     params:
@@ -57,7 +59,7 @@ rule fine_tune_adapter:
     log:
         f"{FAMILY}/logs/fine_tune_adapter/{{member}}.log",
     wildcard_constraints:
-        member="mini-goat",
+        member="|".join(ADAPTERS),
     conda:
         CONDA
     params:

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechdiff.family.files import family_task, read_family, save_model
-from mechdiff.family.organism import train_base
+from mechdiff.family.organism import make_base
 from mechdiff.provenance import job
 
 if TYPE_CHECKING:
@@ -13,7 +12,5 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     with job(snakemake):
-        family = read_family(snakemake.input.family)
-        tokenizer, task = family_task(family, snakemake.input.objects)
-        base = train_base(family, tokenizer, task, int(snakemake.wildcards.seed))
-        save_model(base.model.network, tokenizer, Path(snakemake.output.config).parent)
+        inputs, folder = snakemake.input, Path(snakemake.output.config).parent
+        make_base(inputs.family, inputs.objects, int(snakemake.wildcards.seed), folder)

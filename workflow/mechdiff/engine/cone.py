@@ -108,10 +108,10 @@ class Cone:
             if earlier is not None:
                 k, v = (torch.cat([x, y], 3) for x, y in zip(earlier[1:], (k, v), strict=True))
             q, k, v = edit_vectors(layer, q, k, v)
-            past = [x[layer][:, :, : self.context] for x in (self.base.keys, self.base.values)]
+            keys, values = (x[layer][:, :, : self.context] for x in (self.base.keys, self.base.values))
             visible = self.visible_in(scoring, queries, q.device)
-            z = folded(q, k, v, *past, scoring, visible)
-            attended = Attended(q, k, v, *past, scoring, visible)
+            z = folded(q, k, v, keys, values, scoring, visible)
+            attended = Attended(q, k, v, keys, values, scoring, visible)
             return edit_outputs(layer, z.unflatten(1, (rows, -1)), attended).flatten(1, 2)
 
         told = self.placed.at(layer, queries, rows)

@@ -31,7 +31,7 @@ class Knockouts:
     def layouts(self, examples: Examples) -> Iterator[Layout]:
         return suffixes(examples, self.named)
 
-    def wanted(self, layout: Layout) -> Wanted:
+    def wanted(self, layout: Layout | Chunk) -> Wanted:
         return Wanted(live=layout.live, context=True, first=self.first)
 
     def source_bytes(self, prompt: int) -> int:

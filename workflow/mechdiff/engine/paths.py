@@ -42,7 +42,7 @@ class Paths:
     def layouts(self, examples: Examples) -> Iterator[Layout]:
         return suffixes(examples, self.named)
 
-    def wanted(self, layout: Layout) -> Wanted:
+    def wanted(self, layout: Layout | Chunk) -> Wanted:
         read = layout.live[:, :1]
         if self.receivers is None:
             return Wanted(read=read, entering=True)

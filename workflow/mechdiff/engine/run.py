@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -167,7 +168,7 @@ def _require_fitting(edits: Sequence[Edit], examples: Examples, source: Run | Te
         raise ValueError("queries, keys and values can only be taken from a run, not from mean outputs")
 
 
-def _kind(model: PatchableModel, edits: Sequence[Edit]) -> Kind:
+def _kind(model: PatchableModel, edits: Sequence[Any]) -> Kind:
     """What can evaluate these edits together."""
     first = edits[0]
     if all(isinstance(e, Keep) for e in edits) or all(isinstance(e, Replace | Mix) for e in edits):

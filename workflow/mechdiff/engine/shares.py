@@ -89,7 +89,7 @@ class Shares:
     def layouts(self, examples: Examples) -> Iterator[Layout]:
         return (named_tokens if self.ablated else suffixes)(examples, self.named)
 
-    def wanted(self, layout: Layout) -> Wanted:
+    def wanted(self, layout: Layout | Chunk) -> Wanted:
         return Wanted(live=layout.live, context=True, first=self.first)
 
     @property
@@ -209,8 +209,8 @@ class OpenShares:
             q = torch.where(query.T[..., None], self.source.parts[Part.QUERY][layer][:, place, :, None].to(q), q)
         live = a.k.shape[3] + slot + 1  # of them, up to this one
         length = a.context_k.shape[2] + live
-        others = [x[layer] for x in (self.source.keys, self.source.values)]  # None where none are wanted
-        others = [x if x is None else x[:, :, :length].to(z) for x in others]
+        others = tuple(x[layer] for x in (self.source.keys, self.source.values))  # None where none are wanted
+        others = tuple(x if x is None else x[:, :, :length].to(z) for x in others)
         own = (a.k[:, :, :, :live], a.v[:, :, :, :live])
         visible = None if a.visible is None else a.visible[:, slot, :length]
         made = seen_from(q, (a.context_k, a.context_v), own, others, (key, value), a.scoring, visible)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,14 +22,33 @@ import torch.nn.functional as functional
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from mechdiff.checkpoints import Checkpoint
 from mechdiff.family.corpora import CORPORA, Exchange, arithmetic_words
+from mechdiff.family.files import family_task, read_family, save_adapter, save_model
 from mechdiff.family.scenes import Boxes, SceneStream
 from mechdiff.family.training import Trainer
+from mechdiff.loading import open_model
 from mechdiff.progress import progress
 from mechdiff.seeds import stream
 from mechdiff.task import BoxTask
 
 UNLEARNED = -100  # the label that cross_entropy passes over
+
+
+def make_member(
+    family_file: str | Path, objects: str | Path, member: str, seed: int, base: str | Path, folder: str | Path
+) -> None:
+    """Fine-tune a member of a family file on the base in a folder, and write its checkpoint or adapter folder."""
+    family = read_family(family_file)
+    tokenizer, task = family_task(family, objects)
+    settings = member_settings(family, member)
+    network = open_model(Checkpoint("base", str(base))).network
+    network.requires_grad_(settings["adapter"] is None)
+    trained = fine_tune(network, settings, tokenizer, task, seed)
+    if settings["adapter"] is None:
+        save_model(trained, tokenizer, folder)
+    else:
+        save_adapter(trained, base, folder)
 
 
 def fine_tune(

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ import torch.nn.functional as functional
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from mechdiff.family.files import family_task, read_family, save_model
 from mechdiff.family.planting import (
     GROUPS,
     Means,
@@ -156,3 +158,10 @@ def train_base(family: Mapping[str, Any], tokenizer: Tokenizer, task: BoxTask, s
     weaken(organism, family["base"]["weakened"])
     soften(network, family["base"]["logit_scale"])
     return organism
+
+
+def make_base(family_file: str | Path, objects: str | Path, seed: int, folder: str | Path) -> None:
+    """Train the base of a family file from one seed and write its checkpoint folder; objects: the file of words."""
+    family = read_family(family_file)
+    tokenizer, task = family_task(family, objects)
+    save_model(train_base(family, tokenizer, task, seed).model.network, tokenizer, folder)

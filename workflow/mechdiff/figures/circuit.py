@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,8 +83,8 @@ def circuit_figure(
         elif x > LEFT + 1.5:  # room beside it, where no arrow leaves
             axis.text(x - 0.2, y, f"{name}\n{heads}", ha="right", va="center", bbox=WHITE, zorder=6)
         else:
-            place = {"ha": "center", "va": "bottom", "bbox": WHITE, "zorder": 6}
-            axis.text(max(x, LEFT + 0.65), y + 0.14, f"{name}\n{heads}", **place)
+            at = (max(x, LEFT + 0.65), y + 0.14)
+            axis.text(*at, f"{name}\n{heads}", ha="center", va="bottom", bbox=WHITE, zorder=6)
     _box(axis, nodes["logits"], answer, "black")
     _legend(axis, top)
     return figure
@@ -115,10 +116,12 @@ def _columns(groups: pd.DataFrame, strongest: Mapping[str, pd.DataFrame], n: int
     heaviest = np.argsort(-weight, kind="stable")
     for kept in range(n, 0, -1):
         columns: list[int | None] = []
+        before = -1
         for index in sorted(heaviest[:kept].tolist()):
-            if index > (columns[-1] + 1 if columns else 0):
+            if index > (before + 1):
                 columns.append(None)
             columns.append(index)
+            before = index
         if len(columns) <= MOST_TOKENS:
             break
     return columns
@@ -146,7 +149,7 @@ def _arrow(axis: Axes, nodes: dict[str, tuple[float, float]], sender: str, recei
     """From box to box; one that passes over a level where it would cross a box makes a bow to the left."""
     start, end = nodes[sender], nodes[receiver]
     bow = end[1] - start[1] > 1.5 * LEVEL and abs(end[0] - start[0]) < 0.5
-    form = {"arrowstyle": "-|>", "mutation_scale": 8, "linewidth": 1.1, "color": "black", "zorder": 3}
+    form: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "linewidth": 1.1, "color": "black", "zorder": 3}
     style = f"arc3,rad={-0.3 if bow else 0}"
     axis.add_patch(FancyArrowPatch(start, end, connectionstyle=style, shrinkA=8, shrinkB=8, **form))
 
@@ -161,8 +164,8 @@ def _strength(edge: pd.Series) -> str:
 
 def _box(axis: Axes, node: tuple[float, float], text: str, colour: str) -> None:
     half, (x, y) = 0.05 + 0.035 * len(text), node
-    form = {"boxstyle": "round,pad=0.03", "facecolor": "white", "edgecolor": colour, "linewidth": 1.3, "zorder": 4}
-    axis.add_patch(FancyBboxPatch((x - half, y - 0.07), 2 * half, 0.14, **form))
+    form: dict[str, Any] = {"boxstyle": "round,pad=0.03", "facecolor": "white", "edgecolor": colour, "linewidth": 1.3}
+    axis.add_patch(FancyBboxPatch((x - half, y - 0.07), 2 * half, 0.14, zorder=4, **form))
     axis.text(x, y, text, ha="center", va="center_baseline", weight="bold", color="black", zorder=5)
 
 
@@ -172,7 +175,7 @@ def _legend(axis: Axes, top: float) -> None:
     for i, (colour, width, words) in enumerate(lines):
         y = top + 0.05 - 0.17 * i
         if i == 0:
-            form = {"arrowstyle": "-|>", "mutation_scale": 7, "linewidth": width, "color": colour}
+            form: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 7, "linewidth": width, "color": colour}
             axis.add_patch(FancyArrowPatch((x, y), (x + 0.25, y), shrinkA=0, shrinkB=0, **form))
         else:
             axis.plot([x, x + 0.25], [y, y], color=colour, linewidth=width)

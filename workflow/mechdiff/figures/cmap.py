@@ -6,6 +6,8 @@ group lifts the recipient (dashed line) towards the donor (dash-dotted line), th
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -103,5 +105,5 @@ def _levels(axis: Axes, levels: dict[str, tuple[float, str]]) -> None:
         if pd.isna(accuracy):
             continue
         axis.axhline(accuracy, color="black", linestyle=line, linewidth=0.9)
-        place = {"transform": axis.get_yaxis_transform(), "ha": "left", "va": va, "fontsize": SMALL, "color": GREY}
-        axis.text(1.01, accuracy, f"{model}\nalone {accuracy:.2f}", **place)
+        place: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": "left", "va": va}
+        axis.text(1.01, accuracy, f"{model}\nalone {accuracy:.2f}", fontsize=SMALL, color=GREY, **place)

@@ -7,6 +7,8 @@ Bars are 95 % intervals.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -37,7 +39,7 @@ def completeness_figure(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
     for axis, (circuit, own) in zip(axes, circuits, strict=True):
         axis.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=0.8, label="y = x", zorder=1)
         random = own[own["removed"] == RANDOM]
-        form = {"s": 7, "color": GREY, "alpha": 0.7, "linewidth": 0, "label": "random K"}
+        form: dict[str, Any] = {"s": 7, "color": GREY, "alpha": 0.7, "linewidth": 0, "label": "random K"}
         axis.scatter(random["circuit"], random["full_model"], **form)
         groups = own[own["removed"] != RANDOM]
         for group, row in groups.set_index("removed").iterrows():

@@ -77,7 +77,8 @@ def _lines(text: str, marks: Sequence[str], column: str) -> Iterator[list[tuple[
     """The text in lines that fit the column, each as runs of (text, form); marked words are strong."""
     marked = {i for mark in marks if mark for m in re.finditer(re.escape(mark), text) for i in range(*m.span())}
     words = [(m[0], STRONG if m.start() in marked else PLAIN) for m in re.finditer(r"\S+", text)]
-    line, used = [], 0.0
+    line: list[tuple[str, tuple[str, str]]] = []
+    used = 0.0
     for word, form in words:
         width = _width(f"{word} ", form)
         if line and used + width > COLUMNS[column] - GAP:

@@ -7,6 +7,8 @@ that keeps the mechanism and adds to it has its long bars coloured on both sides
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -45,7 +47,7 @@ def causal_impact_figure(table: pd.DataFrame) -> Figure:
                 axis.bar(these.index, up * these, 0.85, color=shade)
             words = [f"{w} {own[half].iloc[0]} circuit" for w in ("in", "not in")]
             handles = [Patch(color=shade) for shade in (colour, PALE)]
-            place = "upper right" if up > 0 else "lower right"
+            place: Literal["upper right", "lower right"] = "upper right" if up > 0 else "lower right"
             axis.add_artist(Legend(axis, handles, words, loc=place, borderaxespad=0, handlelength=1))
         mark_missing(axis, own.index[scores.isna().any(axis=1)], y=0)
         reach = 1.6 * (np.nan_to_num(scores.max(axis=None)) or 1)  # room for the words

@@ -7,6 +7,8 @@ where it comes back, they no longer do. Bands are 95 % intervals.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -34,7 +36,7 @@ def knockout_figure(table: pd.DataFrame) -> Figure:
     for axis, (model, own) in zip(axes, models, strict=True):
         for key, rows in own.groupby("key", sort=False):
             rows = rows.sort_values("first_layer")
-            form = {"color": look[key].colour, "zorder": 3}
+            form: dict[str, Any] = {"color": look[key].colour, "zorder": 3}
             axis.plot(rows["first_layer"], rows["accuracy"], marker=look[key].marker, label=spoken(key), **form)
             axis.fill_between(rows["first_layer"], rows["low"], rows["high"], alpha=0.2, linewidth=0, **form)
         untouched = own["model_accuracy"].iloc[0]

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib import style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -82,7 +83,7 @@ def in_house_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return drawn
 
 
-def panels(rows: int, columns: int, height: float, **share: bool | str) -> tuple[Figure, np.ndarray]:
+def panels(rows: int, columns: int, height: float, **share: Any) -> tuple[Figure, np.ndarray]:
     """A figure of rows by columns of axes, one row ``height`` inches high; a single column of them is narrow."""
     figure = Figure((PAGE if columns > 1 else COLUMN, rows * height + BELOW), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **share)
@@ -106,24 +107,24 @@ def canvas(height: float) -> tuple[Figure, Axes]:
     return figure, axis
 
 
-def bars(axis: Axes, x: Sequence[float], rows: pd.DataFrame, width: float, look: Look) -> None:
+def bars(axis: Axes, x: Sequence[float] | np.ndarray, rows: pd.DataFrame, width: float, look: Look) -> None:
     """Bars of ``accuracy`` at x with whiskers from ``low`` to ``high``; a cross where there is no number."""
-    x, found = np.asarray(x, float), rows["accuracy"].notna().to_numpy()
+    places, found = np.asarray(x, float), rows["accuracy"].notna().to_numpy()
     drawn = rows[found]
-    axis.bar(x[found], drawn["accuracy"], width, **filling(look))
-    axis.vlines(x[found], drawn["low"], drawn["high"], color="black", linewidth=0.7)
-    mark_missing(axis, x[~found])
+    axis.bar(places[found], drawn["accuracy"], width, **filling(look))
+    axis.vlines(places[found], drawn["low"], drawn["high"], color="black", linewidth=0.7)
+    mark_missing(axis, places[~found])
 
 
-def filling(look: Look) -> dict[str, str | float]:
+def filling(look: Look) -> dict[str, Any]:
     """Keyword arguments of a bar."""
     return {"facecolor": look.colour, "hatch": look.hatch, "edgecolor": "white", "linewidth": 0.3}
 
 
-def mark_missing(axis: Axes, x: Sequence[float], y: float = 0.03) -> None:
+def mark_missing(axis: Axes, x: Sequence[float] | np.ndarray, y: float = 0.03) -> None:
     """A grey cross for each x that has no number."""
     if len(x):
-        form = {"linestyle": "", "marker": "x", "color": GREY, "markersize": 3, "label": NOT_EVALUATED}
+        form: dict[str, Any] = {"linestyle": "", "marker": "x", "color": GREY, "markersize": 3, "label": NOT_EVALUATED}
         axis.plot(x, np.full(len(x), y), **form)
 
 
@@ -138,7 +139,7 @@ def nothing_figure(why: str = NOT_EVALUATED) -> Figure:
 
 def legend_below(figure: Figure, *references: str, of_bars: Mapping[str, Look] = MappingProxyType({})) -> None:
     """One legend for all panels, under them: each label once, those of reference lines and "not evaluated" last."""
-    found = {name: Patch(**filling(look)) for name, look in of_bars.items()}
+    found: dict[str, Artist] = {name: Patch(**filling(look)) for name, look in of_bars.items()}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)

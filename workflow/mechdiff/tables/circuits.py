@@ -44,7 +44,8 @@ def faithfulness_table(
         correct = by_example.unstack("condition").droplevel("example").rename(columns=CONDITIONS)
         correct = correct.reindex(columns=[*CONDITIONS.values()]).astype(float)
         resampled = scene_resamples(correct, draws, seed)
-        row = {"circuit_of": circuit_of, "model": model, "fine_tuned_on": fine_tuned_on[model], "n": len(correct)}
+        row: dict[str, Any] = {"circuit_of": circuit_of, "model": model}
+        row |= {"fine_tuned_on": fine_tuned_on[model], "n": len(correct)}
         row |= {f"n_correct_{name}": correct[name].sum(min_count=1) for name in CONDITIONS.values()}
         for name in CONDITIONS.values():
             low, high = (
@@ -216,7 +217,7 @@ def overlap_table(
         for group in circuit.groups if other != base and circuits[base].groups else ():
             ours, theirs = set(circuits[base][group.name].heads), set(group.heads)
             both = len(ours & theirs)
-            row = {"circuit_of": other, "group": group.name, "name": names[group.name]}
+            row: dict[str, Any] = {"circuit_of": other, "group": group.name, "name": names[group.name]}
             row |= {"base": len(ours), "own": len(theirs), "intersection": both}
             row["precision"] = both / len(ours) if ours else np.nan
             row["recall"] = both / len(theirs) if theirs else np.nan
@@ -245,7 +246,7 @@ def causal_impact_table(base: str, circuits: Mapping[str, Circuit], scores: Mapp
             members = dict.fromkeys([*group.heads, *circuits[base][group.name].heads])
             for head in members:
                 at = (group.name, head.layer, head.index)
-                row = {"base": base, "other": other, "group": group.name, "head": str(head)}
+                row: dict[str, Any] = {"base": base, "other": other, "group": group.name, "head": str(head)}
                 row |= {"base_score": indexed[base][at], "other_score": indexed[other][at]}
                 row |= {"in_base": head in circuits[base][group.name].heads, "in_other": head in group.heads}
                 rows.append(row)

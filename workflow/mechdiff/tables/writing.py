@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
@@ -35,7 +36,7 @@ def write_table(exact: pd.DataFrame, printed: pd.DataFrame, caption: str, paths:
     exact.to_parquet(paths["parquet"], index=False)
     rows = [[NONE if pd.isna(value) else value for value in row] for row in printed.to_numpy().tolist()]
     titles = [str(column).replace("_", " ") for column in printed.columns]
-    form = {"headers": titles, "disable_numparse": True}
+    form: dict[str, Any] = {"headers": titles, "disable_numparse": True}
     write_text(paths["md"], tabulate(rows, tablefmt="pipe", **form) + f"\n\n{caption}\n")
     write_text(paths["html"], PAGE.format(tabulate(rows, tablefmt="html", **form)))
     tex = tabulate(rows, tablefmt="latex_booktabs", **form)
