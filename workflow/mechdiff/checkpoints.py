@@ -37,11 +37,11 @@ PREFERENCES = frozenset(
         *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict", *QUANTISED),
     }
 )
-# Settings of an adapter that PEFT knows, but under which the heads are not those of the base on any prompt.
-NOT_ADDED = {
-    "layer_replication": "its layers are not its base's, by whose names heads are compared",
-    "alora_invocation_tokens": "it is in force after these tokens alone, which no prompt has",
-    "arrow_config": "it chooses among several adapters",
+# Settings of an adapter that PEFT knows, but under which there is no one model whose heads are the base's; and why.
+REFUSED_SETTINGS = {
+    "layer_replication": "heads are compared with the base's by their layer, and these layers are others",
+    "alora_invocation_tokens": "such an adapter is in force after these tokens alone, which the prompts do not have",
+    "arrow_config": "such an adapter chooses among others, which are not here",
 }
 
 
@@ -266,8 +266,6 @@ def require_files(checkpoint: Checkpoint) -> None:
         _require_settings(folder / ADAPTER_CONFIG)
     else:
         _require_code(checkpoint)
-        _require_plain(checkpoint)
-        _require_fitting(checkpoint)
 
 
 def _require_settings(file: Path) -> None:
@@ -275,8 +273,8 @@ def _require_settings(file: Path) -> None:
     settings = given_settings(file)
     if (kind := settings.get("peft_type")) != "LORA":
         raise InputError(f"{file}: peft_type is {kind!r}; allowed: LORA")
-    for key in NOT_ADDED.keys() & settings:
-        raise InputError(f"{file}: {key} is {settings[key]!r}; allowed: null, {NOT_ADDED[key]}")
+    for key in sorted(REFUSED_SETTINGS.keys() & settings):
+        raise InputError(f"{file}: {key} is {settings[key]!r}; allowed: null; {REFUSED_SETTINGS[key]}")
 
 
 def given_settings(file: Path) -> dict[str, Any]:
@@ -330,8 +328,11 @@ def _require_plain(checkpoint: Checkpoint) -> None:
 def _require_fitting(checkpoint: Checkpoint) -> None:
     """Refuse a config that asks for far more than the weights hold, before anything is made of that size."""
     file, shape = Path(checkpoint.path) / CONFIG, read_shape(checkpoint.path)
-    held = sum(each.stat().st_size for each in weight_files(checkpoint))
-    tensors = len(stored_weights(checkpoint)) or held
+    files, stored = weight_files(checkpoint), stored_weights(checkpoint)
+    if not stored and files[-1].suffix != ".bin":
+        return  # damaged: opening says where
+    held = sum(each.stat().st_size for each in files)
+    tensors = len(stored) or held
     for many, most, allowed in (
         (shape.layers, tensors, f"at most its {tensors} weights"),
         ((shape.layers + shape.vocabulary) * shape.width, held, f"what its {held} bytes of weights can hold"),
@@ -399,6 +400,9 @@ def require_tokenizer(checkpoint: Checkpoint) -> None:
 def require_checkpoint(checkpoint: Checkpoint) -> None:
     """Refuse what cannot be opened or compared, as far as that is known without opening it."""
     require_files(checkpoint)
+    if not checkpoint.adapter:
+        _require_plain(checkpoint)
+        _require_fitting(checkpoint)
     require_base(checkpoint)
     require_tokenizer(checkpoint)
 

@@ -159,8 +159,8 @@ def _decoder(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     if type(settings) in AutoModelForCausalLM._model_mapping:
         with torch.device("meta"):
             alone = AutoModelForCausalLM.from_config(settings)
-        if type(alone.get_decoder()) is type(inside):
-            alone.set_decoder(inside)
+        if type(alone.base_model) is type(inside):
+            setattr(alone, alone.base_model_prefix, inside)
             alone.set_output_embeddings(network.get_output_embeddings())
             return alone
     kinds = f"{settings.model_type!r} inside {network.config.model_type!r}"
