@@ -301,6 +301,10 @@ def in_pickled_shards(folder):
             setting(hidden_size=3 * 10**12),
             r"config\.json: asks for .*; allowed: what its \d+ bytes of weights can hold$",
         ),
+        (
+            setting(intermediate_size=10**10),
+            r"\(other shape: .* is \[12, 16\], its config asks for \[12, 10000000000\]",
+        ),
         (setting(num_hidden_layers=0), r"config\.json: num_hidden_layers is 0; allowed: a whole number above 0$"),
         (setting(num_attention_heads=-3), r"config\.json: num_attention_heads is -3; allowed: a whole number above 0$"),
         (
@@ -589,6 +593,7 @@ def adapter_pickled(folder):
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
+        (adapter_setting(r=10**10), r"cannot be opened \(its rank is 10000000000, more than there are numbers\)$"),
         (
             adapter_setting(r=3),
             r"\(other shape: .*lora_A.weight is \[2, 12\], its config asks for \[3, 12\] and others",

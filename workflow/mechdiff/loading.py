@@ -124,11 +124,15 @@ def _whole(checkpoint: Checkpoint) -> tuple[nn.Module, Strangers]:
         "generation_config": GenerationConfig(),
         "output_loading_info": True,
     }
-    network, loaded = (AutoModelForCausalLM if known else AutoModelForImageTextToText).from_pretrained(
-        checkpoint.path,
-        **asked,
-        ignore_mismatched_sizes=True,  # else its message names none
-    )
+    kind = AutoModelForCausalLM if known else AutoModelForImageTextToText
+    try:
+        network, loaded = kind.from_pretrained(checkpoint.path, **asked)
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        # Its message names none. Without data all of them can be told, however large a config asks for.
+        asked |= {"ignore_mismatched_sizes": True, "device_map": "meta"}
+        network, loaded = kind.from_pretrained(checkpoint.path, **asked)
     sizes = {key: (found, wanted) for key, found, wanted in loaded["mismatched_keys"]}
     strangers = {kind: sorted(loaded[kind.replace(" ", "_")]) for kind in ("missing keys", "unexpected keys")}
     return network, strangers | {"other shape": _shapes(sizes)}
@@ -210,6 +214,8 @@ def _with_adapter(network: nn.Module, checkpoint: Checkpoint) -> tuple[nn.Module
         simplefilter("ignore", UserWarning)  # and remarks that the base's folder is written in another way
         settings = PeftConfig.from_pretrained(checkpoint.path)
         found = load_peft_weights(str(checkpoint.path), device="cpu")
+        if (rank := max(settings.r, *settings.rank_pattern.values(), 0)) > sum(each.numel() for each in found.values()):
+            raise InputError(f"its rank is {rank}, more than there are numbers")
         _resize(network, found, set(settings.modules_to_save or ()))
         wrapped = get_peft_model(network, settings, autocast_adapter_dtype=False)  # True: float32 on a bfloat16 base
         wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
