@@ -392,8 +392,8 @@ def test_a_fine_tuned_model_of_another_shape(config, folder):
     with pytest.raises(InputError) as caught:
         checked(config)
     assert str(caught.value) == (
-        f"models.tuned.path: {folder / 'deeper'} has shape 3 layers x 3 heads, width 12, vocabulary 200;"
-        " allowed: that of its base, 2 layers x 3 heads, width 12, vocabulary 200"
+        f"models.tuned.path: {folder / 'deeper'} has 3 layers x 3 heads of dimension 4, width 12;"
+        " allowed: those of its base, 2 layers x 3 heads of dimension 4, width 12"
     )
 
 

@@ -5,7 +5,15 @@ from itertools import count
 
 import pytest
 import torch
-from transformers import OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTJConfig,
+    LlamaConfig,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from mechdiff.checkpoints import Checkpoint
 from mechdiff.columns import not_evaluated
@@ -59,8 +67,15 @@ def test_a_model_hardly_better_than_chance_passes_but_is_not_evaluated(base, pro
 
 def test_another_shape_is_refused(base, prompts, tokenizer, tmp_path):
     save_checkpoint(micro_llama(3, 3), tokenizer, tmp_path)
-    with pytest.raises(InputError, match=r"^models\.m\.path: .* has shape 3 layers x 3 heads"):
+    line = r"^models\.m\.path: .* has 3 layers x 3 heads of dimension 4, width 12; allowed: those of its base, 2 layers"
+    with pytest.raises(InputError, match=line):
         check(tmp_path, base, prompts)
+
+
+@pytest.mark.parametrize("words", [199, 201, 256])
+def test_another_number_of_words_is_no_other_shape(base, prompts, tokenizer, tmp_path, words):
+    save_checkpoint(micro_llama(2, 3, vocabulary=words), tokenizer, tmp_path)
+    assert check(tmp_path, base, prompts)["shape"] == f"2 layers x 3 heads, width 12, vocabulary {words}"
 
 
 def test_a_tokenizer_with_other_ids_is_refused(base, prompts, tmp_path):
@@ -79,9 +94,46 @@ def test_a_tokenizer_without_a_needed_token_is_refused(base, prompts, tmp_path):
     assert found["captured"] < 1e-5, "with the base's it is the same model"
 
 
+def test_a_tokenizer_that_lost_the_token_before_the_text_is_refused_with_the_cure(base, prompts, tokenizer, tmp_path):
+    save_checkpoint(micro_llama(2, 3), tokenizer, tmp_path)
+    settings = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings | {"post_processor": None}))
+    with pytest.raises(InputError, match=r"puts no '<s>' before the text.* allowed: .*models\.m\.tokenizer: " + base):
+        check(tmp_path, base, prompts)
+    assert check(tmp_path, base, prompts, tokenizer=base)["captured"] < 1e-5
+
+
 def test_a_tokenizer_that_knows_more_than_the_model_is_refused(prompts, tokenizer, tmp_path):
     save_checkpoint(micro_llama(2, 3, vocabulary=30), tokenizer, tmp_path)
     with pytest.raises(InputError, match=r"tokenizer\.json: gives id \d+, the model knows ids below 30"):
+        check(tmp_path, str(tmp_path), prompts)
+
+
+LENGTH = {"num_attention_heads": 2, "hidden_size": 16, "num_hidden_layers": 1, "max_position_embeddings": 32}
+SHORT = {
+    "gpt2": (GPT2Config(n_layer=1, n_head=2, n_embd=16, n_positions=32), "n_positions is 32; allowed: at least 54"),
+    "gptj": (
+        GPTJConfig(n_layer=1, n_head=2, n_embd=16, rotary_dim=4, n_positions=32),
+        "n_positions is 32; allowed: at ",
+    ),
+    "opt": (
+        OPTConfig(**LENGTH, word_embed_proj_dim=16, ffn_dim=8),
+        "max_position_embeddings is 32; allowed: at least 54",
+    ),
+    "llama": (LlamaConfig(**LENGTH, intermediate_size=32), None),  # rotations go on
+}
+
+
+@pytest.mark.parametrize("family", SHORT)
+def test_places_that_a_model_does_not_have_are_missed_before_anything_is_run(prompts, tokenizer, tmp_path, family):
+    config, line = SHORT[family]
+    config.vocab_size = 200
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(tmp_path)
+    if line is None:
+        assert check(tmp_path, str(tmp_path), prompts)["captured"] < 1e-4
+        return
+    with pytest.raises(InputError, match=rf"config\.json: {line}"):
         check(tmp_path, str(tmp_path), prompts)
 
 

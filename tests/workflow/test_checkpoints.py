@@ -150,7 +150,9 @@ def pickled(folder):
 
 def with_code(folder):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "own.Own"}}))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Own"}})
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from mechdiff.errors import InputError
@@ -16,8 +17,10 @@ from mechdiff.errors import InputError
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 WEIGHTS, PICKLED = "model.safetensors", "pytorch_model.bin"
 ADAPTER, PICKLED_ADAPTER = "adapter_model.safetensors", "adapter_model.bin"
-TOKENIZER = "tokenizer.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+OTHER_TOKENIZERS = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")  # that tokenizer.json is made of
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of one number of each type
+PLAIN = {"F64", "F32", "F16", "BF16", "BOOL", "I64"}  # types in safetensors of what is not quantised: numbers and masks
 # How families call their number of layers, heads, dimensions and words.
 SHAPE_KEYS = (
     ("num_hidden_layers", "n_layer"),
@@ -25,6 +28,21 @@ SHAPE_KEYS = (
     ("hidden_size", "n_embd"),
     ("vocab_size",),
 )
+QUANTISED = ("quantization_config", "compression_config")  # keys that say how weights are quantised
+# Keys with which whoever wrote a config said how to compute there, or what to return; none says what to compute.
+PREFERENCES = frozenset(
+    {
+        *("_attn_implementation", "attn_implementation", "_experts_implementation", "experts_implementation"),
+        *("dtype", "torch_dtype", "use_cache", "gradient_checkpointing", "torchscript", "use_kernels", "device_map"),
+        *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict", *QUANTISED),
+    }
+)
+# Settings of an adapter that PEFT knows, but under which there is no one model whose heads are the base's; and why.
+REFUSED_SETTINGS = {
+    "layer_replication": "heads are compared with the base's by their layer, and these layers are others",
+    "alora_invocation_tokens": "such an adapter is in force after these tokens alone, which the prompts do not have",
+    "arrow_config": "such an adapter chooses among others, which are not here",
+}
 
 
 @dataclass(frozen=True)
@@ -59,27 +77,62 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Shape:
-    """What two models must share for their heads to be compared."""
+    """Two models are of one shape when each head of one is there in the other, with outputs as long.
+
+    How many words a model has is no part of that: tokens are compared where prompts are.
+    """
 
     layers: int
     heads: int
+    head_dim: int
     width: int
-    vocabulary: int
+    vocabulary: int = field(compare=False)
+
+    @property
+    def of_heads(self) -> str:
+        """What is compared."""
+        return f"{self.layers} layers x {self.heads} heads of dimension {self.head_dim}, width {self.width}"
 
     def __str__(self) -> str:
         return f"{self.layers} layers x {self.heads} heads, width {self.width}, vocabulary {self.vocabulary}"
 
 
 def read_shape(path: str | Path) -> Shape:
-    """Shape of a whole checkpoint, from its config alone."""
+    """Shape of a whole checkpoint, from its config alone; of a decoder inside a wrapper, the decoder's."""
     file = Path(path) / CONFIG
-    config, found = _read_json(file), []
-    for names in SHAPE_KEYS:
-        value = next((config[name] for name in names if name in config), None)
-        if not isinstance(value, int):
-            raise InputError(f"{file}: {names[0]} is {value!r}; allowed: a whole number")
-        found.append(value)
-    return Shape(*found)
+    config = read_json(file)
+    if not all(any(name in config for name in names) for names in SHAPE_KEYS):
+        config = _with_defaults(config)
+    found = [next(((name, config[name]) for name in names if name in config), (names[0], None)) for names in SHAPE_KEYS]
+    head_dim = config.get("head_dim")
+    for name, value in [*found, *([] if head_dim is None else [("head_dim", head_dim)])]:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{file}: {name} is {value!r}; allowed: a whole number above 0")
+    layers, heads, width, vocabulary = (value for _, value in found)
+    if head_dim is None and width % heads:
+        raise InputError(f"{file}: {found[2][0]} is {width}; allowed: a multiple of its {heads} heads")
+    return Shape(layers, heads, head_dim or width // heads, width, vocabulary)
+
+
+def known_family(config: Mapping[str, Any]) -> bool:
+    """Whether transformers itself has the code of a model with this config."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return config.get("model_type") in CONFIG_MAPPING_NAMES
+
+
+def _with_defaults(config: dict) -> dict:
+    """What a config leaves to its family's defaults, or says of a decoder inside a wrapper."""
+    from transformers import AutoConfig
+
+    if not known_family(config):
+        return config
+    try:
+        of_text = AutoConfig.for_model(**plain_settings(config)).get_text_config()
+    except Exception:  # each family raises its own
+        return config
+    names = {names[0]: getattr(of_text, names[0], None) for names in SHAPE_KEYS}
+    return names | {"head_dim": getattr(of_text, "head_dim", None)}
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -87,9 +140,13 @@ def is_adapter(path: str | Path) -> bool:
     return (Path(path) / ADAPTER_CONFIG).exists()
 
 
-def adapter_base(path: str | Path) -> str:
-    """The base that an adapter names: a folder, or an id of the hub."""
-    return str(_read_json(Path(path) / ADAPTER_CONFIG).get("base_model_name_or_path"))
+def adapter_base(path: str | Path) -> str | None:
+    """The base that an adapter names, a folder or an id of the hub, if it names one."""
+    file = Path(path) / ADAPTER_CONFIG
+    named = read_json(file).get("base_model_name_or_path")
+    if not isinstance(named, str | None):
+        raise InputError(f"{file}: base_model_name_or_path is {named!r}; allowed: a folder, an id of the hub, or null")
+    return named or None
 
 
 def read_tokenizer(path: str | Path) -> Tokenizer:
@@ -124,14 +181,24 @@ def checkpoint_files(checkpoint: Checkpoint) -> list[str]:
 
 
 def tokenizer_files(checkpoint: Checkpoint) -> list[str]:
-    """The file of a model's tokenizer, or the fetched folders that it may be in."""
+    """The files of a model's tokenizer, or the fetched folders that they may be in.
+
+    Its settings are among them where there are some: nothing here reads them, but who uses the model elsewhere does.
+    """
     if checkpoint.tokenizer:
-        return [f"{checkpoint.tokenizer}/{TOKENIZER}"]
+        return _tokenizer_in(checkpoint.tokenizer)
     of_base = tokenizer_files(checkpoint.base) if checkpoint.base else []
     if checkpoint.hub:
         return [str(checkpoint.path), *of_base]
     own, to_be_made = Path(checkpoint.path) / TOKENIZER, not Path(checkpoint.path).is_dir()
-    return [str(own)] if own.exists() or not of_base or (to_be_made and not checkpoint.adapter) else of_base
+    if to_be_made and not checkpoint.adapter:
+        return [str(own), str(own.with_name(TOKENIZER_CONFIG))]
+    return _tokenizer_in(checkpoint.path) if own.exists() or not of_base else of_base
+
+
+def _tokenizer_in(folder: str | Path) -> list[str]:
+    settings = Path(folder) / TOKENIZER_CONFIG
+    return [str(Path(folder) / TOKENIZER), *([str(settings)] if settings.exists() else [])]
 
 
 def own_files(checkpoint: Checkpoint) -> list[Path]:
@@ -152,11 +219,19 @@ def weight_files(checkpoint: Checkpoint) -> list[Path]:
         if (folder / name).exists():
             return [folder / name]
         if index.exists():
-            shards = _read_json(index).get("weight_map")
-            if not isinstance(shards, dict):
-                raise InputError(f"{index}: has no weight_map; allowed: an index of shards")
-            return [index, *(folder / shard for shard in sorted(set(shards.values())))]
+            return [index, *(folder / shard for shard in sorted(set(_shards(index).values())))]
     return [folder / safe]
+
+
+def _shards(index: Path) -> dict[str, str]:
+    """Name of each weight -> the file beside the index that holds it."""
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise InputError(f"{index}: has no weight_map; allowed: an index of shards")
+    for name, shard in shards.items():
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise InputError(f"{index}: weight_map.{name} is {shard!r}; allowed: the name of a file in the same folder")
+    return shards
 
 
 def opened_bytes(checkpoint: Checkpoint) -> int | None:
@@ -165,9 +240,9 @@ def opened_bytes(checkpoint: Checkpoint) -> int | None:
     if of_base is None or not all(file.is_file() for file in files):
         return None
     size = sum(file.stat().st_size for file in files)
-    settings = _read_json(Path(checkpoint.path) / CONFIG) if not checkpoint.adapter else {}
-    stored = settings.get("dtype", settings.get("torch_dtype"))
-    return of_base + size * ITEM_BYTES[checkpoint.dtype] // ITEM_BYTES.get(str(stored), ITEM_BYTES[checkpoint.dtype])
+    settings = read_json(Path(checkpoint.path) / CONFIG) if not checkpoint.adapter else {}
+    stored = str(settings.get("dtype", settings.get("torch_dtype")))
+    return of_base + size * ITEM_BYTES[checkpoint.dtype] // ITEM_BYTES.get(stored, ITEM_BYTES[checkpoint.dtype])
 
 
 def require_files(checkpoint: Checkpoint) -> None:
@@ -188,12 +263,95 @@ def require_files(checkpoint: Checkpoint) -> None:
             )
         raise InputError(f"{key}.path: {folder} has no {file.name}; allowed: a folder that has")
     if checkpoint.adapter:
-        kind = _read_json(folder / ADAPTER_CONFIG).get("peft_type")
-        if kind != "LORA":
-            raise InputError(f"{folder / ADAPTER_CONFIG}: peft_type is {kind!r}; allowed: LORA")
-    elif "auto_map" in _read_json(folder / CONFIG) and not checkpoint.trust_remote_code:
+        _require_settings(folder / ADAPTER_CONFIG)
+    else:
+        _require_code(checkpoint)
+
+
+def _require_settings(file: Path) -> None:
+    """Refuse an adapter under which heads cannot be compared."""
+    settings = given_settings(file)
+    if (kind := settings.get("peft_type")) != "LORA":
+        raise InputError(f"{file}: peft_type is {kind!r}; allowed: LORA")
+    for key in sorted(REFUSED_SETTINGS.keys() & settings):
+        raise InputError(f"{file}: {key} is {settings[key]!r}; allowed: null; {REFUSED_SETTINGS[key]}")
+
+
+def given_settings(file: Path) -> dict[str, Any]:
+    """What an adapter's settings say, without those that are empty."""
+    empty = (None, "", [], {})
+    return {key: value for key, value in read_json(file).items() if value is not False and value not in empty}
+
+
+def _require_code(checkpoint: Checkpoint) -> None:
+    """Refuse code of a model's own that is not allowed or not in its folder; a family of transformers needs none."""
+    file = Path(checkpoint.path) / CONFIG
+    config = read_json(file)
+    if "auto_map" not in config or known_family(config):
+        return
+    if not checkpoint.trust_remote_code:
         allowed = "a model without, or true once you have read it"
-        raise InputError(f"{key}.trust_remote_code: false, but {folder} brings its own code; allowed: {allowed}")
+        key = f"models.{checkpoint.name}.trust_remote_code"
+        raise InputError(f"{key}: false, but {file.parent} brings its own code; allowed: {allowed}")
+    for name, at in config["auto_map"].items() if isinstance(config["auto_map"], dict) else [("", config["auto_map"])]:
+        for entry in at if isinstance(at, list) else [at]:
+            module = entry.partition(".")[0] if isinstance(entry, str) and re.fullmatch(r"\w+\.\w+", entry) else None
+            if entry is not None and (module is None or not (file.parent / f"{module}.py").is_file()):
+                allowed = "MODULE.CLASS of a file MODULE.py in the same folder (copy it there)"
+                raise InputError(f"{file}: auto_map.{name} is {entry!r}; allowed: {allowed}")
+
+
+def plain_settings(config: Any) -> Any:
+    """A config without what its writer's machine preferred: it decides how numbers are computed there, not which."""
+    if isinstance(config, list):
+        return [plain_settings(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    return {key: plain_settings(value) for key, value in config.items() if key not in PREFERENCES}
+
+
+def _require_plain(checkpoint: Checkpoint) -> None:
+    """Refuse quantised weights. What is left of quantisation in a config beside plain ones is passed over."""
+    file = Path(checkpoint.path) / CONFIG
+    config = read_json(file)
+    key = next((key for key in QUANTISED if config.get(key)), None)
+    stored = set() if key is None else set(stored_weights(checkpoint).values())
+    if key is None or (stored and stored <= PLAIN):
+        return
+    method = config[key].get("quant_method", config[key]) if isinstance(config[key], dict) else config[key]
+    allowed = (
+        "plain weights: open it where its quantisation is installed, then model.dequantize().save_pretrained(FOLDER)"
+    )
+    raise InputError(f"{file}: {key} is {method!r}; allowed: {allowed}")
+
+
+def _require_fitting(checkpoint: Checkpoint) -> None:
+    """Refuse a config that asks for far more than the weights hold, before anything is made of that size."""
+    file, shape = Path(checkpoint.path) / CONFIG, read_shape(checkpoint.path)
+    files, stored = weight_files(checkpoint), stored_weights(checkpoint)
+    if not stored and files[-1].suffix != ".bin":
+        return  # damaged: opening says where
+    held = sum(each.stat().st_size for each in files)
+    tensors = len(stored) or held
+    for many, most, allowed in (
+        (shape.layers, tensors, f"at most its {tensors} weights"),
+        ((shape.layers + shape.vocabulary) * shape.width, held, f"what its {held} bytes of weights can hold"),
+    ):
+        if many > most:
+            raise InputError(f"{file}: asks for {shape}; allowed: {allowed}")
+
+
+def stored_weights(checkpoint: Checkpoint) -> dict[str, str]:
+    """Name of each weight -> its type of numbers, as safetensors call it; none of pickles and damaged files."""
+    found = {}
+    for file in weight_files(checkpoint):
+        if file.suffix == ".safetensors":
+            try:
+                with safe_open(file, "np") as weights:
+                    found |= {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118 - it is no dict
+            except (SafetensorError, OSError):
+                return {}  # opening it says what is wrong
+    return found
 
 
 def require_base(checkpoint: Checkpoint) -> None:
@@ -203,7 +361,9 @@ def require_base(checkpoint: Checkpoint) -> None:
         return
     if checkpoint.adapter:
         named = adapter_base(checkpoint.path)
-        if Path(named).is_dir():
+        if named is None:
+            return
+        if (Path(named) / CONFIG).is_file():  # a relative name may be that of any folder here
             if not (Path(base.path).is_dir() and Path(named).samefile(base.path)):
                 raise InputError(
                     f"{key}.base: {checkpoint.path} is an adapter on {named}; allowed: that folder's model"
@@ -214,21 +374,35 @@ def require_base(checkpoint: Checkpoint) -> None:
                 f"{key}.base: {checkpoint.path} is an adapter on {named}, not {base.hub}; allowed: {allowed}"
             )
     elif (Path(base.path) / CONFIG).exists():
-        shape, wanted = read_shape(checkpoint.path), read_shape(base.path)
-        if shape != wanted:
-            raise InputError(f"{key}.path: {checkpoint.path} has shape {shape}; allowed: that of its base, {wanted}")
+        require_heads(checkpoint, read_shape(checkpoint.path))
+
+
+def require_heads(checkpoint: Checkpoint, shape: Shape) -> None:
+    """Refuse a model whose heads are not those of its base, by whose names they are compared."""
+    wanted = read_shape((checkpoint.base or checkpoint).path)
+    if shape != wanted:
+        had = f"models.{checkpoint.name}.path: {checkpoint.path} has {shape.of_heads}"
+        raise InputError(f"{had}; allowed: those of its base, {wanted.of_heads}")
 
 
 def require_tokenizer(checkpoint: Checkpoint) -> None:
     """Refuse a tokenizer folder without one, and a base that has none of its own."""
     folder, key = tokenizer_folder(checkpoint), "tokenizer" if checkpoint.tokenizer else "path"
-    if (checkpoint.tokenizer or not checkpoint.base) and not (folder / TOKENIZER).is_file():
-        raise InputError(f"models.{checkpoint.name}.{key}: {folder} has no {TOKENIZER}; allowed: a folder that has")
+    if not (checkpoint.tokenizer or not checkpoint.base) or (folder / TOKENIZER).is_file():
+        return
+    allowed = "a folder that has"
+    if other := next((name for name in OTHER_TOKENIZERS if (folder / name).is_file()), None):
+        convert = f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+        allowed += f"; transformers makes it from its {other}: {convert}"
+    raise InputError(f"models.{checkpoint.name}.{key}: {folder} has no {TOKENIZER}; allowed: {allowed}")
 
 
 def require_checkpoint(checkpoint: Checkpoint) -> None:
     """Refuse what cannot be opened or compared, as far as that is known without opening it."""
     require_files(checkpoint)
+    if not checkpoint.adapter:
+        _require_plain(checkpoint)
+        _require_fitting(checkpoint)
     require_base(checkpoint)
     require_tokenizer(checkpoint)
 
@@ -242,9 +416,20 @@ def _names(checkpoint: Checkpoint) -> str:
     return ", ".join([*(file.name for file in own_files(checkpoint)), *tokenizer])
 
 
-def _read_json(file: Path) -> dict:
+def read_json(file: Path) -> dict:
+    """A JSON object; InputError when it cannot be read, or says something twice: one of the two would be lost."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+        return found
+
     try:
-        value = json.loads(file.read_text())
+        value = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except RecursionError as error:
+        raise InputError(f"{file}: cannot be read (nested too deeply)") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
     if not isinstance(value, dict):

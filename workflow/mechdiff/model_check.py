@@ -1,7 +1,8 @@
 """Before any experiment on a model: is it comparable with its base, and do edits do what they should?
 
-1. It has its base's shape, so that heads can be compared by name.
-2. Its tokenizer gives the base's tokens for the run's prompts, and the model has an embedding for each.
+1. Its tokenizer gives the base's tokens for the run's prompts.
+2. As opened it has its base's heads, so that they can be compared by name, an embedding for each of those tokens, and
+   as many places as prompts have tokens.
 3. The engine's captured run gives the logits of the model's own forward pass.
 4. A null patch, each layer's outputs at the named positions replaced by those of the same run, leaves them as they
    are. Where one does not, the head is named that changes most by itself.
@@ -14,18 +15,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import Embedding
 
 from mechdiff.checkpoints import (
+    CONFIG,
     TOKENIZER,
     Checkpoint,
-    read_shape,
     read_tokenizer,
     require_checkpoint,
+    require_heads,
     tokenizer_folder,
 )
 from mechdiff.engine.edits import Replace
@@ -36,6 +40,7 @@ from mechdiff.examples import clean_examples
 from mechdiff.heads import Head
 from mechdiff.hooks import last_logits
 from mechdiff.loading import open_model
+from mechdiff.models import PatchableModel
 
 PROMPTS = 32  # that 3 to 6 are tried on
 PLAIN = "whole forward passes"
@@ -56,13 +61,15 @@ def check_model(
     """
     require_checkpoint(checkpoint.whole)
     require_checkpoint(checkpoint)
-    path, shape = checkpoint.path, read_shape(checkpoint.whole.path)
+    path, examples = checkpoint.path, clean_examples(prompts)
     _require_tokens(checkpoint, prompts)
-    examples = clean_examples(prompts)
+    model = open_model(checkpoint)
+    shape = model.shape
+    require_heads(checkpoint, shape)
+    _require_places(checkpoint, model, examples.input_ids.shape[1])
     if (largest := int(examples.input_ids.max())) >= shape.vocabulary:
         file = tokenizer_folder(checkpoint) / TOKENIZER
         raise InputError(f"{file}: gives id {largest}, the model knows ids below {shape.vocabulary}")
-    model = open_model(checkpoint)
     run = Run(model, examples.take(slice(PROMPTS)), memory)
     captured = capture_difference(run)
     if not captured <= tolerance:
@@ -90,10 +97,28 @@ def _require_tokens(checkpoint: Checkpoint, prompts: pd.DataFrame) -> None:
     folder, of_base = tokenizer_folder(checkpoint), tokenizer_folder(checkpoint.base or checkpoint)
     tokenizer, wanted = read_tokenizer(folder), read_tokenizer(of_base)
     for prompt, ids in zip(prompts["prompt"], prompts["input_ids"], strict=True):
-        if tokenizer.encode(prompt).ids != list(ids):
+        given = tokenizer.encode(prompt).ids
+        if given != list(ids):
             unknown = [token for token in map(wanted.id_to_token, ids) if tokenizer.token_to_id(token) is None]
             reason = f"has no token {unknown[0]!r}" if unknown else "does not give the base's tokens"
-            raise InputError(f"{folder / TOKENIZER}: {reason} for {prompt!r}")
+            if given == list(ids)[1:]:
+                reason = f"puts no {wanted.id_to_token(ids[0])!r} before the text, as its base's does,"
+            key = f"models.{checkpoint.name}.tokenizer"
+            allowed = f"one that gives them; if the model was trained on the base's tokens, {key}: {of_base}"
+            raise InputError(f"{folder / TOKENIZER}: {reason} for {prompt!r}; allowed: {allowed}")
+
+
+def _require_places(checkpoint: Checkpoint, model: PatchableModel, tokens: int) -> None:
+    """Refuse a model that has a table of places, learned or computed, with fewer of them than prompts have tokens."""
+    network, most = model.network, getattr(model.network.config, "max_position_embeddings", None)
+    tables = [
+        m.weight for m in network.modules() if isinstance(m, Embedding) and m is not network.get_input_embeddings()
+    ]
+    sizes = {size for table in [*tables, *network.buffers()] if table.ndim > 1 for size in table.shape}
+    if most is not None and most < tokens and sizes & set(range(most, most + 3)):  # OPT has two rows more
+        key = network.config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+        file = Path(checkpoint.whole.path) / CONFIG
+        raise InputError(f"{file}: {key} is {most}; allowed: at least {tokens}, prompts have so many tokens")
 
 
 def capture_difference(run: Run) -> float:

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from mechdiff.attending import Attend, Scoring, standing_in, way_of
+from mechdiff.checkpoints import Shape
 from mechdiff.errors import InputError
 from mechdiff.heads import Head, all_heads
 
@@ -96,7 +97,7 @@ class PatchableModel:
 
     @property
     def weight(self) -> Tensor:
-        """The unembedding [V, D]; its type of numbers is the model's."""
+        """The unembedding [V, D] without what an adapter adds to it; its type of numbers is the model's."""
         return self.network.get_output_embeddings().weight
 
     @property
@@ -108,6 +109,12 @@ class PatchableModel:
     def width(self) -> int:
         """Dimensions of the residual stream."""
         return self.weight.shape[1]
+
+    @property
+    def shape(self) -> Shape:
+        """What was opened, whatever its config says; vocabulary: ids that it has an embedding for."""
+        vocabulary = self.network.get_input_embeddings().weight.shape[0]
+        return Shape(len(self.layers), self.heads_per_layer, self.head_dim, self.width, vocabulary)
 
     @property
     def heads(self) -> list[Head]:
@@ -182,7 +189,8 @@ class PatchableModel:
         if self.weight.dtype is torch.float32:
             return {}
         inside = {id(p) for layer in self.layers for p in layer.parameters()}
-        inside |= {id(p) for p in self.network.get_input_embeddings().parameters() if p is not self.weight}
+        inside |= {id(p) for p in self.network.get_input_embeddings().parameters()}
+        inside -= {id(p) for p in self.network.get_output_embeddings().parameters()}  # where they are tied
         return {name: p.float() for name, p in self.network.named_parameters() if id(p) not in inside}
 
     def _returned(self, stream: Tensor) -> Tensor | tuple[Tensor, None]:
