@@ -13,9 +13,8 @@ import re
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import yaml
 
 from mechdiff.checkpoints import (
@@ -33,6 +32,9 @@ from mechdiff.hub import fetched_folder, latest_commit
 from mechdiff.shards import most_shards
 from mechdiff.task import BoxTask
 
+if TYPE_CHECKING:
+    import jsonschema
+
 LOGITS = "logits"  # the receiver of the first step of a plan
 MADE_HERE = "results/family/"  # where rules put the models that they train
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -41,6 +43,8 @@ SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
 
 def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with every default filled in; InputError with one line that names key, value and what is allowed."""
+    import jsonschema  # what only reads a word list or a plan does without
+
     schema = yaml.safe_load(SCHEMA.read_text())
     filled = copy.deepcopy(dict(config))
     _check_names_and_numbers(filled)
