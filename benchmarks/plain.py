@@ -55,7 +55,7 @@ def plain_patcher(model: PatchableModel, clean: Examples, noise: Examples, step:
     def patch(sender: Head) -> torch.Tensor:
         edit = step.edits([sender])[0]
         found = reference.logits_edited(model, clean, noise, edit, outputs, source, logits)
-        return found.double().log_softmax(-1).gather(1, clean.answers[:, None])[:, 0]
+        return found.double().log_softmax(-1).gather(1, clean.answers[:, None].to(found.device))[:, 0]
 
     return patch, captured
 

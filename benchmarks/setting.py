@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 import transformers
-from tabulate import tabulate
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -155,10 +155,13 @@ def flops(call: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def peak_rate(device: str, dtype: torch.dtype) -> float:
+PRODUCTS = ((1024, 768, 3072), (1024, 2048, 2048), (4096, 4096, 4096), (8192, 4096, 11008))
+
+
+def peak_rate(device: str, dtype: torch.dtype, products: Sequence[tuple[int, int, int]] = PRODUCTS) -> float:
     """The fastest matrix product of several sizes [FLOP/s], the best of three."""
     best = 0.0
-    for rows, inner, columns in ((1024, 768, 3072), (1024, 2048, 2048), (4096, 4096, 4096), (8192, 4096, 11008)):
+    for rows, inner, columns in products:
         if device == "cpu" and rows > 4096:
             continue
         a = torch.randn(rows, inner, device=device, dtype=dtype)
@@ -198,7 +201,12 @@ def report(
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(what, "\n", json.dumps(settings), "\n")
     for title, table in {"": rows, **more}.items():
-        print(f"{title}\n{tabulate(table, headers='keys', tablefmt='github', floatfmt='.3g')}")
+        print(f"{title}\n{as_text(table)}")
+
+
+def as_text(rows: Sequence[Mapping]) -> str:
+    """A table for a terminal; a cell that a row has not is empty."""
+    return pd.DataFrame(rows).to_string(index=False, na_rep="", float_format="{:.3g}".format)
 
 
 def options(description: str, **defaults: int) -> argparse.Namespace:

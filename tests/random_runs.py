@@ -17,6 +17,7 @@ from micro import micro_llama
 VOCABULARY = 50
 LAST, QUERY, PREVIOUS, OBJECT, RANDOM = Position
 EXACT = 1e-5
+ON_GPU = 5e-5  # its fused attention makes products of float32 of three in TF32
 
 
 @dataclass
@@ -47,9 +48,11 @@ class Setting:
             largest.append((scores[0] - scores[1]).abs().max())
         return [difference.item() for difference in largest]
 
-    def check(self, edits: list[Edit], source: Examples | torch.Tensor | None) -> None:
+    def check(self, edits: list[Edit], source: Examples | torch.Tensor | None) -> float:
+        """The largest of the differences, which is allowed to be rounding."""
         differences = self.differences(edits, source)
-        assert max(differences) <= EXACT, differences
+        assert max(differences) <= (ON_GPU if self.model.device.type == "cuda" else EXACT), differences
+        return max(differences)
 
 
 def prompts(n: int, tokens: int, seed: int) -> Examples:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -104,6 +105,11 @@ class PatchableModel:
     def device(self) -> torch.device:
         """Where prompts go in; a device map may bring layers elsewhere."""
         return self.network.get_input_embeddings().weight.device
+
+    @cached_property
+    def device_types(self) -> frozenset[str]:
+        """Of all devices that a device map brings weights to, cpu or cuda; none of those that wait on the disk."""
+        return frozenset(p.device.type for p in self.network.parameters()) - {"meta"}
 
     @property
     def width(self) -> int:
@@ -204,7 +210,8 @@ class PatchableModel:
         if self.weight.dtype is torch.float32:
             return nullcontext()
         stack = ExitStack()
-        stack.enter_context(torch.autocast(self.device.type, dtype=self.weight.dtype))
+        for device in self.device_types:
+            stack.enter_context(torch.autocast(device, dtype=self.weight.dtype))
         stack.enter_context(_ExactNorms())
         return stack
 

@@ -77,7 +77,8 @@ def seen_from(
     """Outputs [n, R, H, d] of the heads of one token, which sees its own or another run's keys, and values likewise.
 
     q [n, H, R, d]; keys and values of the context [n, K, C, d], of each row's own tokens from there up to this one
-    [n, K, R, S, d], and the other run's [n, K, C + S, d], needed where ``seen`` [R, H] says that it sees them.
+    [n, K, R, S, d], and the other run's [n, K, C + S, d], needed where ``seen`` [R, H], on the CPU, says that it sees
+    them.
     visible [n or 1, C + S], None: everything.
     """
     n, heads, rows, d = q.shape
@@ -88,7 +89,7 @@ def seen_from(
     scores = [torch.einsum("nkgrd,nkcd->nkgrc", q, context[0]), torch.einsum("nkgrd,nkrsd->nkgrs", q, own[0])]
     scores = torch.cat(scores, -1)
     if keys.any():
-        scores = torch.where(keys, torch.einsum("nkgrd,nktd->nkgrt", q, others[0]), scores)
+        scores = torch.where(keys.to(q.device), torch.einsum("nkgrd,nktd->nkgrt", q, others[0]), scores)
     scores = scoring(scores)
     if visible is not None:
         scores = scores.masked_fill(~visible[:, None, None, None], -torch.inf)
@@ -96,5 +97,5 @@ def seen_from(
     z = torch.einsum("nkgrc,nkcd->nkgrd", weights[..., :past], context[1])
     z = z + torch.einsum("nkgrs,nkrsd->nkgrd", weights[..., past:], own[1])
     if values.any():
-        z = torch.where(values, torch.einsum("nkgrt,nktd->nkgrd", weights, others[1]), z)
+        z = torch.where(values.to(q.device), torch.einsum("nkgrt,nktd->nkgrd", weights, others[1]), z)
     return z.permute(0, 3, 1, 2, 4).reshape(n, rows, heads, d)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -22,7 +22,7 @@ from mechdiff.models import PatchableModel
 # On a CPU products are no faster over more than this [bytes in flight], and what its caches do not hold is slower.
 CPU_BYTES = 80_000_000
 ENOUGH_ROWS = 64  # of one example, taken together; more examples are then better, they have tokens in common
-WEIGHED_TOKENS = 64
+WEIGHED_TOKENS = 64  # or a prompt, where it is longer: attention may hold more for each token then
 SCORE_BYTES = 24  # a token's attention score to another, as made, joined, in float32, masked, as a weight
 MARGIN = 1.15  # allocators round up
 
@@ -64,11 +64,22 @@ def peak_bytes(function: Callable[[], object]) -> int:
     return alive.peak
 
 
-@lru_cache(maxsize=4)
-def _weighed(model: PatchableModel, learned: bool, dtype: torch.dtype, device: torch.device) -> float:
-    """Bytes that one token holds in a layer at the worst moment; learned: with the gradient of what enters it."""
-    stream = torch.zeros(1, WEIGHED_TOKENS, model.width, device=device, requires_grad=learned)
-    told = model.placed(torch.arange(WEIGHED_TOKENS, device=device)[None]).at(0)
+_found: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()  # a network is let go with its owner
+
+
+def _weighed(model: PatchableModel, tokens: int, learned: bool) -> float:
+    """Bytes that one of so many tokens holds in a layer at the worst moment; learned: with the gradient of what enters
+    it."""
+    of_network = _found.setdefault(model.network, {})
+    key = (tokens, learned, model.weight.dtype, model.device)
+    if key not in of_network:
+        of_network[key] = _weigh(model, tokens, learned)
+    return of_network[key]
+
+
+def _weigh(model: PatchableModel, tokens: int, learned: bool) -> float:
+    stream = torch.zeros(1, tokens, model.width, device=model.device, requires_grad=learned)
+    told = model.placed(torch.arange(tokens, device=model.device)[None]).at(0)
 
     def layer() -> None:
         after = model.run_layer(0, stream, told, causal)
@@ -76,7 +87,7 @@ def _weighed(model: PatchableModel, learned: bool, dtype: torch.dtype, device: t
             torch.autograd.grad(after.sum(), stream)
 
     with torch.set_grad_enabled(learned):
-        return peak_bytes(layer) / WEIGHED_TOKENS
+        return peak_bytes(layer) / tokens
 
 
 @dataclass(frozen=True)
@@ -121,10 +132,10 @@ class Memory:
     logits: int
 
     @classmethod
-    def of(cls, model: PatchableModel, budget: int, learned: bool = False) -> Memory:
-        """Weigh a model's layer."""
+    def of(cls, model: PatchableModel, budget: int, prompt: int = 0, learned: bool = False) -> Memory:
+        """Weigh a model's layer, for prompts of so many tokens."""
         weight = model.weight
-        weighed = _weighed(model, learned, weight.dtype, model.device)
+        weighed = _weighed(model, max(prompt, WEIGHED_TOKENS), learned)
         # Beside what the layer makes: the stream entering it, and that of the layer below while rows are gathered.
         token = int(MARGIN * (weighed + 8 * model.width * 4))
         head = 0 if weight.dtype is torch.float32 else weight.numel() * 4  # a copy in float32
@@ -164,7 +175,7 @@ class Memory:
 
     def logit_rows(self) -> int:
         """Rows whose logits are looked at together."""
-        return max(1, (self._at_once(self.budget // 4) - self.head) // self.logits)
+        return max(1, min(self._at_once(self.budget // 4), 3 * self.budget // 8 - self.head) // self.logits)
 
     def _at_once(self, budget: int) -> int:
         return min(budget, CPU_BYTES) if self.model.device.type == "cpu" else budget

@@ -107,8 +107,9 @@ class Frozen:
         if self.stream is None and not senders:
             return
         z = self.clean[layer][:, None].repeat(1, 1 + len(senders), 1, 1)
-        for row, head in enumerate(senders, start=1):
-            z[:, row, head.index] = self.source[layer][:, head.index]
+        if senders:
+            which = [head.index for head in senders]
+            z[:, list(range(1, 1 + len(senders))), which] = self.source[layer][:, which].to(z)
         attention = self.model.output_of(layer, z)  # [n, 1 + senders, D], the first with nothing patched
         below = 0 if self.stream is None else self.stream.shape[1]
         rows = [self.streams[layer][:, None].expand(-1, len(senders), -1)]

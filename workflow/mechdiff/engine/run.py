@@ -66,7 +66,10 @@ class Run:
         if not self.model.known:
             return self._plain().evaluate(edits, source._plain() if isinstance(source, Run) else source, done)
         kind = _kind(self.model, edits or [Replace(frozenset())])
-        memory = Memory.of(self.model, self.memory, kind.learned)
+        if isinstance(source, Tensor):  # once, not for every chunk
+            source = source.to(self.model.device, self.model.weight.dtype)
+        prompt = self.examples.input_ids.shape[1]
+        memory = Memory.of(self.model, self.memory, prompt, kind.learned)
         order = sorted(range(len(edits)), key=lambda e: kind.does[e])  # those that begin alike side by side
         layouts = list(kind.layouts(self.examples))
         needs = [self._need(memory, kind, layout, max(1, len(edits))) for layout in layouts]
@@ -107,7 +110,7 @@ class Run:
             return self._plain().mean_outputs()
         length = self.examples.input_ids.shape[1]
         everywhere = torch.arange(length)
-        memory = Memory.of(self.model, self.memory)
+        memory = Memory.of(self.model, self.memory, length)
         captured = Wanted(read=everywhere[None]).bytes(self.model, length)
         fit = memory.fit(memory.need(len(self.examples), 1, length, length, captured))
         total: Tensor | int = 0
@@ -115,7 +118,7 @@ class Run:
             wanted = Wanted(read=everywhere.expand(len(batch), -1))
             with torch.no_grad():
                 kept = capture(self.model, batch.input_ids, wanted).parts[Part.OUTPUT]
-            total = total + torch.stack([z.double().sum(0) for z in kept]).cpu()
+            total = total + torch.stack([z.double().sum(0).cpu() for z in kept])  # layers may be on several devices
         return (total / len(self.examples)).float()
 
     def _need(self, memory: Memory, kind: Kind, layout: Layout, edits: int) -> Need:
@@ -127,7 +130,7 @@ class Run:
         if isinstance(source, Run):
             taken = Source(model=source.model, examples=source.examples.take(members))
         else:
-            taken = None if source is None else Source(means=source.to(self.model.device, self.model.weight.dtype))
+            taken = None if source is None else Source(means=source)
         mine = self.examples.take(members)
         return Chunk(self.model, mine.input_ids, live, slots, mine.positions, taken)
 

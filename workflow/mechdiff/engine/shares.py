@@ -200,13 +200,15 @@ class OpenShares:
         self, layer: int, z: Tensor, attended: Attended, owners: Sequence[int], place: int, slot: int
     ) -> Tensor:
         """Outputs [n, R, H, d] at one position, made anew where a head attends with vectors of the source."""
-        a, none = attended, torch.zeros(z.shape[1:3], dtype=torch.bool, device=z.device)
-        shares = {part: self.shares.shares[part][owners, layer, place] for part in self.shares.inputs}  # [R, H]
-        theirs = {part: own.to(z.device) == 0 for part, own in shares.items()}
+        a, none = attended, torch.zeros(z.shape[1:3], dtype=torch.bool)
+        # Which [R, H] attend with whose, decided on the CPU: a GPU would have to be waited for.
+        theirs = {part: self.shares.shares[part][owners, layer, place] == 0 for part in self.shares.inputs}
         query, key, value = (theirs.get(part, none) for part in (Part.QUERY, Part.KEY, Part.VALUE))
         q = a.q[:, :, :, slot]  # [n, H, R, d]
         if query.any():
-            q = torch.where(query.T[..., None], self.source.parts[Part.QUERY][layer][:, place, :, None].to(q), q)
+            q = torch.where(
+                query.T[..., None].to(q.device), self.source.parts[Part.QUERY][layer][:, place, :, None].to(q), q
+            )
         live = a.k.shape[3] + slot + 1  # of them, up to this one
         length = a.context_k.shape[2] + live
         others = tuple(x[layer] for x in (self.source.keys, self.source.values))  # None where none are wanted
@@ -214,7 +216,7 @@ class OpenShares:
         own = (a.k[:, :, :, :live], a.v[:, :, :, :live])
         visible = None if a.visible is None else a.visible[:, slot, :length]
         made = seen_from(q, (a.context_k, a.context_v), own, others, (key, value), a.scoring, visible)
-        return torch.where((query | key | value)[..., None], made, z)
+        return torch.where((query | key | value)[..., None].to(z.device), made, z)
 
 
 def _live_only(base: Capture, tokens: slice) -> Capture:
