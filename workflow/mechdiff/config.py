@@ -32,8 +32,10 @@ from mechdiff.heads import head_count
 from mechdiff.hub import fetched_folder, latest_commit
 from mechdiff.shards import most_shards
 from mechdiff.task import BoxTask
+from mechdiff.text import UNWRITABLE
 
 LOGITS = "logits"  # the receiver of the first step of a plan
+FREE_TEXT = "text"  # the schema's format of text that pages show and nothing else reads
 MADE_HERE = "results/family/"  # where rules put the models that they train
 COMMIT = re.compile("[0-9a-f]{40}")
 SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
@@ -48,6 +50,7 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     if problems:
         raise InputError(_explain(problems[0]))
     filled = _with_defaults(filled, schema)
+    _check_characters(filled)
     _check_models(filled)
     _check_plan(filled)
     _check_per_model(filled)
@@ -157,6 +160,7 @@ def _explain(error: jsonschema.ValidationError) -> str:
         "maximum": lambda v: f"at most {v}",
         "exclusiveMinimum": lambda v: f"more than {v}",
         "pattern": lambda v: f"text of the form {v}",
+        "maxLength": lambda v: f"at most {v} characters",
         "minItems": lambda v: f"at least {v} entry",
         "minProperties": lambda v: f"at least {v} entry",
     }.get(error.validator, lambda v: error.message)(error.validator_value)
@@ -164,7 +168,8 @@ def _explain(error: jsonschema.ValidationError) -> str:
 
 
 def _with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
-    """The value with its defaults, keys in the schema's order and whole numbers as int: one form for one meaning."""
+    """The value with its defaults, keys in the schema's order, whole numbers as int and free text with single spaces:
+    one form for one meaning."""
     if isinstance(value, dict):
         parts, extra = schema.get("properties", {}), schema.get("additionalProperties")
         filled = {}
@@ -177,7 +182,19 @@ def _with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
         return [_with_defaults(item, schema.get("items", {})) for item in value]
     if isinstance(value, float) and value.is_integer() and "integer" in schema.get("type", ()):
         return int(value)  # 300.0 is an integer to JSON schema
+    if isinstance(value, str) and schema.get("format") == FREE_TEXT:
+        return " ".join(value.split())
     return value
+
+
+def _check_characters(value: Any, key: str = "") -> None:
+    """Text can be written in every page."""
+    for name, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        path = f"{key}.{name}" if key else str(name)
+        _check_characters(str(name), path)
+        _check_characters(item, path)
+    if isinstance(value, str) and (found := UNWRITABLE.search(value)):
+        raise InputError(f"{key}: has the character {found[0]!a}; allowed: text without control characters")
 
 
 def _check_names_and_numbers(value: Any, key: str = "") -> None:

@@ -14,6 +14,7 @@ from mechdiff.errors import InputError
 from mechdiff.locks import hold, take_over, tell, told
 from mechdiff.hub import FETCHED
 from mechdiff.resources import model_resources
+from mechdiff.text import Quoted, rst  # rst: for workflow/report/workflow.rst
 
 try:
     TOLD = None if workflow.is_main_process else told()  # a job on a node has config and code of the run that sent it
@@ -52,8 +53,8 @@ SHARDS = config["shards"]  # rule -> jobs that it is spread over
 USED = [*DESIDERATA, *(POSITIONAL if POSITION_GROUP else [])]  # desiderata
 FUNCTIONS = {entry["group"]: entry["function"] for entry in config["plan"]}
 CONDA = "../../envs/conda.yaml"  # what the rules need; used with --software-deployment-method conda
-NAMES = {entry["group"]: entry["name"] for entry in config["plan"]}
-FINE_TUNED_ON = {name: model["fine_tuned_on"] for name, model in config["models"].items()}
+NAMES = {entry["group"]: Quoted(entry["name"]) for entry in config["plan"]}
+FINE_TUNED_ON = {name: Quoted(model["fine_tuned_on"]) for name, model in config["models"].items()}
 PAPER = "resources/paper.yaml"  # the published numbers
 PAPER_NAMES = {name: model["paper"] for name, model in config["models"].items() if model["paper"]}
 PAIRS = [[circuit, model] for circuit in MODELS for model in MODELS]
@@ -103,7 +104,8 @@ def name_params(of_rule):
     plain = {name: value for name, value in known.items() if not callable(value)}
 
     def named(wildcards):
-        return json.dumps(plain | {name: known[name](wildcards) for name in of_wildcards}, sort_keys=True, default=str)
+        values = plain | {name: known[name](wildcards) for name in of_wildcards}
+        return json.dumps(values, sort_keys=True, default=str).replace("<", "\\u003c")  # as Quoted is
 
     of_rule.set_params(**{provenance.NAMED: named})
 

@@ -8,6 +8,7 @@ from mechdiff.config import read_objects
 from mechdiff.dataset import build_split
 from mechdiff.provenance import job
 from mechdiff.task import BoxTask
+from mechdiff.text import plain
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -20,5 +21,5 @@ if __name__ == "__main__":
         task = BoxTask(tokenizer, p.boxes, read_objects(snakemake.input.objects))
         notes["words"] = task.words
         if task.dropped:
-            print(f"mechdiff: dropped, not one token in place: {', '.join(task.dropped)}", file=sys.stderr)
+            print(f"mechdiff: dropped, not one token in place: {plain(', '.join(task.dropped))}", file=sys.stderr)
         build_split(task, split, p.rows, p.seed, p.layout).to_parquet(snakemake.output.split, index=False)
