@@ -3,8 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from mechdiff.config import read_objects
 from mechdiff.family.corpora import CORPORA, NUMBERS, corpus_words, draw_arithmetic, draw_dialogue
+from mechdiff.task import read_objects
 from micro import OBJECTS_FILE
 
 

@@ -1,8 +1,7 @@
 import pytest
 
-from mechdiff.config import read_objects
 from mechdiff.family.tokenizer import build_tokenizer, family_words, save_tokenizer
-from mechdiff.task import LABELS, Scene
+from mechdiff.task import LABELS, Scene, read_objects
 from micro import OBJECTS_FILE
 
 

@@ -18,6 +18,7 @@ from mechdiff.audit import audit
 from mechdiff.config import checked
 from mechdiff.errors import InputError
 from mechdiff.explain import explain
+from micro import ROOT
 from small_run import CONFIG, RUN, new_folder, snakemake
 
 TABLES, FIGURES = 13, 10

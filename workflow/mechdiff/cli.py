@@ -11,7 +11,8 @@ from pathlib import Path
 
 from mechdiff.archive import archive, audit_archive
 from mechdiff.audit import Audit, audit
-from mechdiff.errors import InputError, one_line
+from mechdiff.errors import InputError
+from mechdiff.text import plain
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.run(options)
     except (InputError, OSError) as error:
-        print(f"mechdiff: {one_line(error)}", file=sys.stderr)
+        print(f"mechdiff: {plain(error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 def _audit(options: argparse.Namespace) -> None:
     runs = audit_archive(options.folder) if Path(options.folder).is_file() else audit(options.folder)
     for run, found in runs.items():
-        print(f"{run}: {found.files} files of {found.jobs} jobs match their records; digest {found.digest}")
+        print(plain(f"{run}: {found.files} files of {found.jobs} jobs match their records; digest {found.digest}"))
         _print_outside(found)
 
 
@@ -83,4 +84,4 @@ def _print_outside(found: Audit) -> None:
     if found.outside:
         print(f"outside the archive, known by sha256 alone: {len(found.outside)} files")
     for file in found.outside:
-        print(f"  {file['path']}  {file['sha256']}  {file['bytes']} bytes")
+        print(plain(f"  {file['path']}  {file['sha256']}  {file['bytes']} bytes"))

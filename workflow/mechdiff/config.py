@@ -12,17 +12,10 @@ beside it, files that a config names relative to where it is used.
 
 from __future__ import annotations
 
-import copy
 import re
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
-from math import isfinite
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import jsonschema
 
 from mechdiff.checkpoints import (
     CONFIG,
@@ -37,9 +30,10 @@ from mechdiff.columns import CIRCUIT, RANDOM
 from mechdiff.errors import InputError
 from mechdiff.heads import LOGITS, Position, head_count
 from mechdiff.hub import FETCHED, fetched_folder, latest_commit
-from mechdiff.reading import read_text, read_yaml
+from mechdiff.reading import read_yaml
+from mechdiff.schema import filled_in
 from mechdiff.shards import most_shards
-from mechdiff.task import PLACES, BoxTask
+from mechdiff.task import PLACES, BoxTask, read_objects
 
 MADE_HERE = "results/family/"  # where rules put the models that they train
 # Its members -> whether a member is an adapter.
@@ -47,16 +41,12 @@ MEMBERS = {"mini-llama": False, "mini-vicuna": False, "mini-goat": True, "mini-f
 TRAINED = re.compile(rf"{MADE_HERE}seed[0-9]{{1,9}}/({'|'.join(MEMBERS)})")
 COMMIT = re.compile("[0-9a-f]{40}")
 PRODUCT = Path(__file__).resolve().parents[2]
-SCHEMA = PRODUCT / "workflow" / "schemas" / "config.schema.yaml"
 DEFAULT_CONFIG, OBJECT_LIST = "config/config.yaml", "config/objects.txt"
 # Names that rules use themselves, where files or cells of these would have theirs.
 TAKEN_RUNS = (Path(MADE_HERE).name, Path(FETCHED).name, "slurm_logs")  # folders in results/
 TAKEN_MODELS = ("points",)  # completeness/points.parquet
 TAKEN_GROUPS = (LOGITS, RANDOM, CIRCUIT)
 AS_VALUES = {"na", "nan", "null", "none", "true", "false"}  # what readers of CSV take for no text, beside numbers
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-UNFIT = re.compile(rf"{CONTROL.pattern}|[{{}}]")  # in a path: Snakemake takes braces for wildcards
-SHOWN = 100  # characters of a value that an error shows
 
 
 def checked(config: Mapping[str, Any], folder: str = ".") -> dict[str, Any]:
@@ -64,13 +54,7 @@ def checked(config: Mapping[str, Any], folder: str = ".") -> dict[str, Any]:
 
     folder: what relative paths of the config start from.
     """
-    schema = _schema()
-    filled = copy.deepcopy(dict(config))
-    _check_names_and_numbers(filled)
-    problems = sorted(Validator(schema, format_checker=FORMATS).iter_errors(filled), key=_place)
-    if problems:
-        raise InputError(_explain(problems[0]))
-    filled = _with_defaults(filled, schema, folder)
+    filled = filled_in(config, folder)
     filled["task"]["objects"] = filled["task"]["objects"] or shipped(OBJECT_LIST)
     _check_names(filled)
     _check_models(filled)
@@ -79,11 +63,6 @@ def checked(config: Mapping[str, Any], folder: str = ".") -> dict[str, Any]:
     _check_shards(filled)
     _check_task(filled)
     return filled
-
-
-@cache
-def _schema() -> dict[str, Any]:
-    return read_yaml(SCHEMA)
 
 
 def base_model(config: Mapping[str, Any]) -> str:
@@ -95,22 +74,6 @@ def shipped(file: str) -> str:
     """The path of a file that the product ships: relative where the product is, or is in, the working directory."""
     path, here = PRODUCT / file, Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def read_objects(path: str | Path) -> list[str]:
-    """The words of an object file, one a line; InputError when it is missing, repeats a word or hides a character."""
-    try:
-        words = [word.strip() for word in read_text(path).split("\n")]
-    except InputError as error:
-        raise InputError(f"task.objects: {error}") from error
-    for line, word in enumerate(words, start=1):
-        if not word.isprintable():
-            raise InputError(f"task.objects: {path}: line {line}: {_shown(word)} is not all visible; allowed: a word")
-    words = [word for word in words if word]
-    counts = Counter(unicodedata.normalize("NFC", word) for word in words)  # the same letters, however written
-    if repeated := [word for word, count in counts.items() if count > 1]:
-        raise InputError(f"task.objects: {path}: {_shown(repeated[0])} stands there twice, each object may stand once")
-    return words
 
 
 def read_planted(path: str | Path) -> dict[str, list[list[int]]]:
@@ -179,93 +142,6 @@ def threshold_for(config: Mapping[str, Any], model: str) -> float:
 def random_subsets_for(config: Mapping[str, Any], model: str) -> int:
     """How many random halves of one model's circuit are knocked out for its completeness."""
     return config["completeness"]["per_model"].get(model, config["completeness"]["random_subsets"])
-
-
-def _explain(error: jsonschema.ValidationError) -> str:
-    """One line: key, value, what is allowed."""
-    key = ".".join(str(part) for part in error.absolute_path)
-    if error.validator == "additionalProperties":
-        allowed = sorted(error.schema.get("properties", {}))
-        unknown = next(name for name in error.instance if name not in allowed)
-        return f"{f'{key}.' if key else ''}{unknown}: unknown key; allowed: {', '.join(allowed)}"
-    if error.validator == "required":
-        missing = next(name for name in error.validator_value if name not in error.instance)
-        return f"{f'{key}.' if key else ''}{missing}: missing key, it has no default"
-    allowed = {
-        "type": lambda v: f"a value of type {v if isinstance(v, str) else ' or '.join(v)}",
-        "enum": lambda v: "one of " + ", ".join("null" if x is None else str(x) for x in v),
-        "minimum": lambda v: f"at least {v}",
-        "maximum": lambda v: f"at most {v}",
-        "exclusiveMinimum": lambda v: f"more than {v}",
-        "pattern": lambda v: f"text of the form {v}",
-        "minLength": lambda v: f"at least {v} character",
-        "maxLength": lambda v: f"at most {v} characters",
-        "format": lambda v: FORMS[v],
-        "minItems": lambda v: f"at least {v} entry",
-        "minProperties": lambda v: f"at least {v} entry",
-    }.get(error.validator, lambda v: error.message)(error.validator_value)
-    return f"{key or 'config'}: {_shown(error.instance)} is not allowed; allowed: {allowed}"
-
-
-def _place(error: jsonschema.ValidationError) -> list[str]:
-    return list(map(str, error.path))
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
-
-
-def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[jsonschema.ValidationError]:
-    """JSON schema's pattern, in which $ is the end alone; in Python's it is also the place before a last line end."""
-    if isinstance(instance, str) and not re.search(pattern.replace("$", r"\Z"), instance):
-        yield jsonschema.ValidationError(pattern)
-
-
-Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": _pattern})
-FORMATS = jsonschema.FormatChecker(formats=())
-FORMS = {"path": "a path, without braces, control characters, and blanks at its ends"}
-
-
-@FORMATS.checks("path")
-def _is_path(value: Any) -> bool:
-    return not isinstance(value, str) or (value != "" and value == value.strip() and not UNFIT.search(value))
-
-
-def _with_defaults(value: Any, schema: Mapping[str, Any], folder: str) -> Any:
-    """The value with its defaults, keys in the schema's order, whole numbers as int and paths as Path writes them: one
-    form for one meaning."""
-    if isinstance(value, dict):
-        parts, extra = schema.get("properties", {}), schema.get("additionalProperties")
-        filled = {}
-        for key, part in parts.items():
-            if key in value or "default" in part:
-                filled[key] = _with_defaults(value.get(key, copy.deepcopy(part.get("default"))), part, folder)
-        others = {key: item for key, item in value.items() if key not in parts}
-        return filled | {key: _with_defaults(item, extra, folder) for key, item in others.items()}
-    if isinstance(value, list):
-        return [_with_defaults(item, schema.get("items", {}), folder) for item in value]
-    if isinstance(value, str) and schema.get("format") == "path":
-        return str(Path(folder, value))
-    if isinstance(value, float) and value.is_integer() and "integer" in schema.get("type", ()):
-        return int(value)  # 300.0 is an integer to JSON schema
-    return value
-
-
-def _check_names_and_numbers(value: Any, key: str = "") -> None:
-    """Names are text and numbers are finite; YAML allows otherwise."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, item in items:
-        path = f"{key}.{name}" if key else str(name)
-        if isinstance(value, dict) and not isinstance(name, str):
-            raise InputError(f"{path}: the name {name!r} is no text; allowed: text, in quotes if need be")
-        if isinstance(value, dict) and CONTROL.search(str(name)):
-            raise InputError(f"{key or 'config'}: the name {_shown(name)} is no line of text; allowed: one that is")
-        _check_names_and_numbers(item, path)
-    if isinstance(value, str) and CONTROL.search("".join(value.split())):
-        raise InputError(f"{key}: {_shown(value)} is not allowed; allowed: text without control characters")
-    if isinstance(value, float) and not isfinite(value):
-        raise InputError(f"{key}: {value} is not allowed; allowed: a finite number")
 
 
 def _check_names(config: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from mechdiff.cells import find_row, read_table, row_key
 from mechdiff.errors import InputError
 from mechdiff.formulas import PUBLISHED, belongs_to_row, formula, has_formula, printed_title
 from mechdiff.sealed import MANIFEST, WEIGHTS, Record, SealedRun, open_run, stays_outside
+from mechdiff.tables.writing import read_pipe_table
 
 TOLD_APART = ("code", "seed")  # parameters
 DATASETS = {"generate_dataset": "split", "generate_desideratum": "desideratum"}  # rule -> what it makes one of
@@ -86,11 +87,8 @@ def _numbers(row: pd.Series, column: str) -> dict[str, Any]:
 def _printed(run: SealedRun, record: Record, number: int, rows: int) -> dict[str, str] | None:
     """The row as a reader sees it: title -> text; none where the printed table has other rows."""
     file = next((file["path"] for file in record["outputs"] if file["path"].endswith(".md")), None)
-    text = (run.root / file).read_text(encoding="utf-8") if file else ""
-    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
-    if len(lines) != rows + 2 or len(lines[0]) != len(lines[number + 2]):
-        return None
-    return {title.strip(): cell.strip() for title, cell in zip(lines[0], lines[number + 2], strict=True)}
+    titles, *cells = read_pipe_table((run.root / file).read_text(encoding="utf-8")) if file else [[]]
+    return dict(zip(titles, cells[number], strict=True)) if len(cells) == rows else None
 
 
 def printed_cell(found: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mechdiff.explain import printed_cell
+from mechdiff.text import plain
 
 Found = Mapping[str, Any]
 SHOWN = 12  # digits of a sha256, and of a commit
@@ -19,7 +20,7 @@ SHOWN = 12  # digits of a sha256, and of a commit
 
 def explanation_text(found: Found) -> str:
     """All of it, in lines."""
-    return "\n".join([*_cell(found), "", *_tree(found["jobs"]), "", *_ends(found)])
+    return "\n".join(map(plain, [*_cell(found), "", *_tree(found["jobs"]), "", *_ends(found)]))
 
 
 def _cell(found: Found) -> Iterator[str]:

@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mechdiff import __version__
-from mechdiff.errors import InputError, one_line
+from mechdiff.errors import InputError
 from mechdiff.staging import staged
+from mechdiff.text import plain
 
 DEEPEST = 100  # parts within parts that a record can have
 NAMED = "named"  # a rule's parameter that tells Snakemake the names of the others
@@ -174,9 +175,9 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
                     write_text(places[record_file], json.dumps(record, indent=2, sort_keys=True) + "\n")
         _log(snakemake, f"{snakemake.rule}: done in {time.monotonic() - clock:.1f} s. {json.dumps(notes)}")
     except (InputError, OSError) as error:
-        print(f"mechdiff: {one_line(error)}", file=sys.stderr)
+        print(f"mechdiff: {plain(error)}", file=sys.stderr)
         with suppress(InputError):  # the disk may be what is full
-            _log(snakemake, f"{snakemake.rule}: {one_line(error)}")
+            _log(snakemake, f"{snakemake.rule}: {plain(error)}")
         sys.exit(1)
 
 

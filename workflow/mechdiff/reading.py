@@ -18,7 +18,14 @@ import yaml
 
 from mechdiff.errors import InputError
 
+SHOWN = 100  # characters of a value that an error shows
 MOST_VALUES = 100_000  # of a config, each alias counted as what it stands for
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def read_text(path: str | Path) -> str:

@@ -21,6 +21,7 @@ import pandas as pd
 from mechdiff.audit import TABLES
 from mechdiff.cells import key_columns, read_table
 from mechdiff.sealed import Record, SealedRun, open_run
+from mechdiff.text import plain
 
 ABSENT = "–"
 CELLS = 10  # of a table that are shown
@@ -50,7 +51,7 @@ def diff_text(a: str | Path, b: str | Path) -> str:
     lines = [f"A is {a}, B is {b}"]
     for section, differences in found.items():
         lines += ["", f"{section}, A | B", *(f"  {line}" for line in differences)]
-    return "\n".join([*lines, "", f"equal tables: {', '.join(equal) or 'none'}"])
+    return "\n".join([*map(plain, lines), "", f"equal tables: {', '.join(equal) or 'none'}"])
 
 
 def _config(a: SealedRun, b: SealedRun) -> list[str]:

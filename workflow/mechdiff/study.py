@@ -29,7 +29,7 @@ from mechdiff.desiderata import DESIDERATA, PARTS, build_desideratum
 from mechdiff.engine.run import Run
 from mechdiff.evaluation import count_correct, evaluation_rows
 from mechdiff.examples import clean_examples, noise_examples, with_scenes
-from mechdiff.heads import Circuit, Position
+from mechdiff.heads import LOGITS, Circuit, Position
 from mechdiff.loading import open_model
 from mechdiff.minimality import minimality
 from mechdiff.model_check import PROMPTS, capture_difference, null_patch_differences, rounding
@@ -107,7 +107,7 @@ class Study:
         wanted = {step["group"]: step["receivers"] for step in plan}
         for step in plan:
             into, receiver = None, step["receiver"]
-            if receiver != configuration.LOGITS:
+            if receiver != LOGITS:
                 scores = score_table(model.name, receiver, found[receiver])
                 nothing = at_rounding(found[receiver], self.rounding(model))
                 into = [] if nothing else receiver_heads(scores, wanted[receiver])

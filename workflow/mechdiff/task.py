@@ -16,14 +16,17 @@ Token indices count from 0 and include a leading BOS where the tokenizer writes 
 from __future__ import annotations
 
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from mechdiff.errors import InputError
 from mechdiff.heads import Position
+from mechdiff.reading import read_text, shown
 
 LABELS = tuple(string.ascii_uppercase)
 UNKNOWN = "\U00013080"  # a word that no vocabulary has: where it is one token, that is the token of all unknown words
@@ -136,6 +139,22 @@ class BoxTask:
                 ids[word] = places.pop()
         words_of = Counter(ids.values())
         return {word: i for word, i in ids.items() if words_of[i] == 1}  # unknown words share one
+
+
+def read_objects(path: str | Path) -> list[str]:
+    """The words of an object file, one a line; InputError when it is missing, repeats a word or hides a character."""
+    try:
+        words = [word.strip() for word in read_text(path).split("\n")]
+    except InputError as error:
+        raise InputError(f"task.objects: {error}") from error
+    for line, word in enumerate(words, start=1):
+        if not word.isprintable():
+            raise InputError(f"task.objects: {path}: line {line}: {shown(word)} is not all visible; allowed: a word")
+    words = [word for word in words if word]
+    counts = Counter(unicodedata.normalize("NFC", word) for word in words)  # the same letters, however written
+    if repeated := [word for word, count in counts.items() if count > 1]:
+        raise InputError(f"task.objects: {path}: {shown(repeated[0])} stands there twice, each object may stand once")
+    return words
 
 
 def few(words: Sequence[str]) -> str:

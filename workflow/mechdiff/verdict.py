@@ -15,9 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
-from tabulate import tabulate
+from markdown_it import MarkdownIt
 
 from mechdiff.intervals import difference
+from mechdiff.tables.writing import pipe_table
+from mechdiff.text import html_page, markdown
 
 HOLDS, FAILS, UNSURE = "holds", "does not hold", "cannot tell"
 VALUE, POSITION = "object", "position"  # the desiderata that stand for value and positional information
@@ -157,13 +159,23 @@ def better_information(
 def page(base: str, run: str, seed: int, claims: Iterable[Claim], remark: str) -> str:
     """The verdict page, as Markdown."""
     claims = list(claims)
-    lines = [f"# What did fine-tuning change inside {base}?", ""]
-    lines += [f"Run `{run}`, seed {seed}. In brackets 95 % intervals over resampled scenes.{remark}", ""]
-    lines += [f"{i}. {claim.title}: **{claim.verdict}**" for i, claim in enumerate(claims, 1)]
+    lines = [f"# {markdown(_question(base))}", ""]
+    lines += [f"Run `{run}`, seed {seed}. In brackets 95 % intervals over resampled scenes.{markdown(remark)}", ""]
+    lines += [f"{i}. {markdown(claim.title)}: **{claim.verdict}**" for i, claim in enumerate(claims, 1)]
     for i, claim in enumerate(claims, 1):
-        table = tabulate(claim.numbers, headers="keys", tablefmt="pipe", showindex=False, disable_numparse=True)
-        lines += ["", f"## {i}. {claim.title}: {claim.verdict}", "", f"Rule: {claim.rule}", "", table]
+        table = pipe_table(list(claim.numbers), claim.numbers.to_numpy().tolist())
+        lines += ["", f"## {i}. {markdown(claim.title)}: {claim.verdict}", ""]
+        lines += [f"Rule: {markdown(claim.rule)}", "", table]
     return "\n".join(lines) + "\n"
+
+
+def web_page(base: str, page: str) -> str:
+    """The verdict page for a browser; page: the same as Markdown."""
+    return html_page(_question(base), MarkdownIt(options_update={"html": False}).enable("table").render(page))
+
+
+def _question(base: str) -> str:
+    return f"What did fine-tuning change inside {base}?"
 
 
 def _plain(numbers: pd.DataFrame) -> list[str]:

@@ -11,9 +11,11 @@ from mechdiff import provenance
 from mechdiff.checkpoints import checkpoint_files, tokenizer_files, tokenizer_folder
 from mechdiff.desiderata import DESIDERATA, POSITIONAL
 from mechdiff.errors import InputError
+from mechdiff.heads import LOGITS
 from mechdiff.hub import FETCHED
 from mechdiff.locks import hold, lock, take_over, tell, told, unlock
 from mechdiff.resources import model_resources
+from mechdiff.text import Quoted, rst  # rst: for workflow/report/workflow.rst
 
 try:
     if {*"{}"} & {*str(workflow.basedir)}:
@@ -55,8 +57,8 @@ SHARDS = config["shards"]  # rule -> jobs that it is spread over
 USED = [*DESIDERATA, *(POSITIONAL if POSITION_GROUP else [])]  # desiderata
 FUNCTIONS = {entry["group"]: entry["function"] for entry in config["plan"]}
 CONDA = "../../envs/conda.yaml"  # what the rules need; used with --software-deployment-method conda
-NAMES = {entry["group"]: entry["name"] for entry in config["plan"]}
-FINE_TUNED_ON = {name: model["fine_tuned_on"] for name, model in config["models"].items()}
+NAMES = {entry["group"]: Quoted(entry["name"]) for entry in config["plan"]}
+FINE_TUNED_ON = {name: Quoted(model["fine_tuned_on"]) for name, model in config["models"].items()}
 PAPER = shipped("resources/paper.yaml")  # the published numbers
 OF_HUB = tuple(model.path for model in CHECKPOINTS.values() if model.hub)
 PAPER_NAMES = {name: model["paper"] for name, model in config["models"].items() if model["paper"]}
@@ -108,7 +110,8 @@ def name_params(of_rule):
     plain = {name: value for name, value in known.items() if not callable(value)}
 
     def named(wildcards):
-        return json.dumps(plain | {name: known[name](wildcards) for name in of_wildcards}, sort_keys=True, default=str)
+        values = plain | {name: known[name](wildcards) for name in of_wildcards}
+        return json.dumps(values, sort_keys=True, default=str).replace("<", "\\u003c")  # as Quoted is
 
     of_rule.set_params(**{provenance.NAMED: named})
 
@@ -144,7 +147,7 @@ def receiver_changes(wildcards):
     """The changes that name the receivers of a group; none where the logits receive."""
     receiver = step(wildcards)["receiver"]
     prefix = f"{wildcards.model}/{receiver}."
-    return [] if receiver == configuration.LOGITS else shard_files("path_patching", prefix)
+    return [] if receiver == LOGITS else shard_files("path_patching", prefix)
 
 
 def receiver_count(wildcards):

@@ -92,7 +92,10 @@ rule table_heads:
         CONDA
     params:
         models=MODELS,
-        plan=[{key: entry[key] for key in ("group", "name", "position", "function")} for entry in config["plan"]],
+        plan=[
+            {key: entry[key] for key in ("group", "position", "function")} | {"name": NAMES[entry["group"]]}
+            for entry in config["plan"]
+        ],
         share=config["stability"]["share"],
         planted=config["planted"] is not None,
         paper=PAPER_NAMES,

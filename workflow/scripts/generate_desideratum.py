@@ -4,10 +4,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from mechdiff.checkpoints import read_tokenizer
-from mechdiff.config import read_objects
 from mechdiff.desiderata import build_desideratum
 from mechdiff.provenance import job
-from mechdiff.task import BoxTask, few
+from mechdiff.task import BoxTask, few, read_objects
+from mechdiff.text import plain
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -20,5 +20,5 @@ if __name__ == "__main__":
         task = BoxTask(tokenizer, p.boxes, read_objects(snakemake.input.objects))
         notes["words"] = task.words
         if task.dropped:
-            print(f"mechdiff: dropped, not one token in place: {few(task.dropped)}", file=sys.stderr)
+            print(f"mechdiff: dropped, not one token in place: {plain(few(task.dropped))}", file=sys.stderr)
         build_desideratum(task, name, p.rows, p.sets, p.seed).to_parquet(snakemake.output.split, index=False)

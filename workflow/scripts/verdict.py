@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from markdown_it import MarkdownIt
 
 from mechdiff.columns import not_evaluated, read_each
 from mechdiff.heads import Circuit
 from mechdiff.provenance import job, write_text
 from mechdiff.tables.circuits import unreached
 from mechdiff.tables.functions import outputs_only
-from mechdiff.tables.writing import PAGE, PLANTED, evaluated
-from mechdiff.verdict import better_information, page, same_circuit, same_function
+from mechdiff.tables.writing import PLANTED, evaluated
+from mechdiff.verdict import better_information, page, same_circuit, same_function, web_page
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -36,4 +35,4 @@ if __name__ == "__main__":
         remark = (PLANTED if p.planted else "") + unreached(read_each(Circuit.read, p.models, inputs.circuits))
         text = page(p.base, p.run, p.seed, claims, remark)
         write_text(snakemake.output.markdown, text)
-        write_text(snakemake.output.html, PAGE.format(MarkdownIt().enable("table").render(text)))
+        write_text(snakemake.output.html, web_page(p.base, text))

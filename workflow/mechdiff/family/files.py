@@ -10,11 +10,10 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from mechdiff.checkpoints import ADAPTER, WEIGHTS
-from mechdiff.config import read_objects
 from mechdiff.family.tokenizer import build_tokenizer, family_words, save_tokenizer
 from mechdiff.provenance import write_text
 from mechdiff.reading import read_yaml
-from mechdiff.task import BoxTask
+from mechdiff.task import BoxTask, read_objects
 
 
 def read_family(path: str | Path) -> dict[str, Any]:

@@ -17,7 +17,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from mechdiff.figures.style import COLOURS, GREY, NOT_EVALUATED, PAGE, SMALL, canvas, in_house_style, looks, spoken
+from mechdiff.figures.style import (
+    COLOURS,
+    GREY,
+    NOT_EVALUATED,
+    PAGE,
+    SMALL,
+    canvas,
+    in_house_style,
+    looks,
+    short,
+    spoken,
+)
 from mechdiff.heads import Circuit, Group
 
 LEFT, RIGHT = 0.1, 1.42  # margins in inches; in the right one stand the names of groups that act at the prompt's end
@@ -75,7 +86,7 @@ def circuit_figure(
     for group, look in looks(groups.index).items():
         _box(axis, nodes[group], group, look.colour)
         row, (x, y) = groups.loc[group], nodes[group]
-        name = textwrap.fill(str(row["name"]), 18)
+        name = textwrap.fill(short(str(row["name"])), 18)
         number = {0: "no heads", 1: "1 head"}.get(row["heads"], f"{row['heads']} heads")
         heads = f"{number}, e.g. {row['strongest']}" if row["heads"] else row["strongest"] or number
         if x > end - 0.6:

@@ -23,6 +23,7 @@ from mechdiff.figures.style import (
     in_house_style,
     key_below,
     looks,
+    short,
     wrapped_panels,
 )
 
@@ -46,7 +47,12 @@ def cmap_figure(table: pd.DataFrame) -> Figure:
         first = own.iloc[0]
         _levels(axis, {recipient: (first["recipient_accuracy"], "--"), donor: (first["donor_accuracy"], "-.")})
         axis.set_xticks(range(len(names)), _ticks(names))
-        axis.set(ylim=(0, 1.02), xlim=(-0.6, len(names) - 0.4), title=f"{donor} → {recipient}", ylabel="accuracy")
+        axis.set(
+            ylim=(0, 1.02),
+            xlim=(-0.6, len(names) - 0.4),
+            title=f"{short(donor)} → {short(recipient)}",
+            ylabel="accuracy",
+        )
     key_below(figure, _key(table, names, "×"))
     return figure
 
@@ -75,7 +81,7 @@ def cmap_inputs_figure(table: pd.DataFrame) -> Figure:
         axis.set_yticks(np.arange(len(names)) + 0.5, _ticks(names))
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-        axis.set(title=f"{donor} → {recipient} ({own['recipient_accuracy'].iloc[0]:.2f} alone)")
+        axis.set(title=f"{short(donor)} → {short(recipient)} ({own['recipient_accuracy'].iloc[0]:.2f} alone)")
         axis.invert_yaxis()
     figure.colorbar(mesh, ax=axes, shrink=0.8, aspect=30, label="change of accuracy")
     key_below(figure, _key(table, names, "–"))
@@ -106,4 +112,4 @@ def _levels(axis: Axes, levels: dict[str, tuple[float, str]]) -> None:
             continue
         axis.axhline(accuracy, color="black", linestyle=line, linewidth=0.9)
         place: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": "left", "va": va}
-        axis.text(1.01, accuracy, f"{model}\nalone {accuracy:.2f}", fontsize=SMALL, color=GREY, **place)
+        axis.text(1.01, accuracy, f"{short(model)}\nalone {accuracy:.2f}", fontsize=SMALL, color=GREY, **place)

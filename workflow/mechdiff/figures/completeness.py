@@ -20,6 +20,7 @@ from mechdiff.figures.style import (
     in_house_style,
     legend_below,
     looks,
+    short,
     wrapped_panels,
 )
 from mechdiff.tables.writing import with_interval
@@ -54,6 +55,6 @@ def completeness_figure(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
         note = f"\n{NOT_EVALUATED}: {', '.join(missing)}" if len(missing) else ""
         axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         axis.set(xlabel=f"F(C\\K){note}", ylabel="F(M\\K)", xticks=np.linspace(0, 1, 6), yticks=np.linspace(0, 1, 6))
-        axis.set_title(f"circuit of {circuit}\nrandom K: mean |F(C\\K) − F(M\\K)|\n{text}")
+        axis.set_title(f"circuit of {short(circuit)}\nrandom K: mean |F(C\\K) − F(M\\K)|\n{text}")
     legend_below(figure, "y = x")
     return figure

@@ -20,6 +20,7 @@ from mechdiff.figures.style import (
     legend_below,
     looks,
     panels,
+    short,
     titled,
 )
 from mechdiff.tables.writing import most
@@ -52,7 +53,7 @@ def functions_figure(table: pd.DataFrame, chance: float) -> Figure:
         name = titled(group, names[group], 0.9 * PAGE / len(names) if len(names) > 1 else 3)
         axis.set_title(f"{name}\n{patched}" if i == 0 else patched)
         if j == 0:
-            axis.set_ylabel(f"circuit of {circuits[i]}\naccuracy")
+            axis.set_ylabel(f"circuit of {short(circuits[i])}\naccuracy")
     legend_below(figure, "chance", of_bars=look)
     return figure
 

@@ -22,6 +22,7 @@ from mechdiff.figures.style import (
     in_house_style,
     legend_below,
     mark_missing,
+    short,
     wrapped_panels,
 )
 
@@ -45,7 +46,7 @@ def causal_impact_figure(table: pd.DataFrame) -> Figure:
             for inside, shade in ((True, colour), (False, PALE)):
                 these = scores.loc[own[f"in_{half}"].astype(bool) == inside, f"{half}_score"].dropna()
                 axis.bar(these.index, up * these, 0.85, color=shade)
-            words = [f"{w} {own[half].iloc[0]} circuit" for w in ("in", "not in")]
+            words = [f"{w} {short(own[half].iloc[0])} circuit" for w in ("in", "not in")]
             handles = [Patch(color=shade) for shade in (colour, PALE)]
             place: Literal["upper right", "lower right"] = "upper right" if up > 0 else "lower right"
             axis.add_artist(Legend(axis, handles, words, loc=place, borderaxespad=0, handlelength=1))
@@ -58,8 +59,7 @@ def causal_impact_figure(table: pd.DataFrame) -> Figure:
         else:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set(ylim=(-reach, reach), xlim=(-1, len(own)), xlabel="heads, strongest first")
-        axis.set(
-            title=f"{own['other'].iloc[0]} (up) and {own['base'].iloc[0]} (down)", ylabel="absolute patching score"
-        )
+        title = f"{short(own['other'].iloc[0])} (up) and {short(own['base'].iloc[0])} (down)"
+        axis.set(title=title, ylabel="absolute patching score")
     legend_below(figure)
     return figure

@@ -19,6 +19,7 @@ from mechdiff.figures.style import (
     legend_below,
     looks,
     mark_missing,
+    short,
     spoken,
     wrapped_panels,
 )
@@ -44,7 +45,7 @@ def knockout_figure(table: pd.DataFrame) -> Figure:
             axis.axhline(untouched, color=GREY, linestyle="--", linewidth=0.9, label="untouched model")
         mark_missing(axis, own.loc[own["accuracy"].isna(), "first_layer"].unique())
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set(title=model, xlabel="Knockout starting layer", ylim=(0, 1.04))
+        axis.set(title=short(model), xlabel="Knockout starting layer", ylim=(0, 1.04))
         axis.margins(x=0.05)
         if axis.get_subplotspec().is_first_col():
             axis.set_ylabel("accuracy")

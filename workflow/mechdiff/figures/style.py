@@ -8,11 +8,13 @@ marker for print in grey. What was not measured (NaN) is never drawn as zero: a 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 import pandas as pd
@@ -22,10 +24,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
+
+from mechdiff.text import plain
 
 PAGE, COLUMN = 7.0, 3.4  # inches wide
 BELOW = 0.4  # inches for the legend under the panels
 SMALL = 7  # pt, the smallest text
+LONGEST = 40  # letters of a name
 DPI = 200
 GREY, PALE = "#666666", "#c4c4c4"
 NOT_EVALUATED = "not evaluated"
@@ -77,10 +83,21 @@ def in_house_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
     @wraps(draw)
     def drawn(*args, **kwargs) -> Figure:
-        with style.context(["default", LOOK]):
-            return draw(*args, **kwargs)
+        with _house():
+            figure = draw(*args, **kwargs)
+            for text in figure.findobj(Text):
+                text.set_text("\n".join(map(plain, text.get_text().split("\n"))))
+            return figure
 
     return drawn
+
+
+@contextmanager
+def _house() -> Iterator[None]:
+    """The house style. A letter that the font lacks is a box in PNG and itself in SVG, and no reason for a warning."""
+    with style.context(["default", LOOK]), catch_warnings():
+        filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def panels(rows: int, columns: int, height: float, **share: Any) -> tuple[Figure, np.ndarray]:
@@ -154,13 +171,18 @@ def legend_below(figure: Figure, *references: str, of_bars: Mapping[str, Look] =
 
 def key_below(figure: Figure, names: dict[str, str]) -> None:
     """What the group letters on the axes stand for, in one wrapped line under the panels."""
-    text = ",  ".join(f"{group}: {name}".replace(" ", "\u00a0") for group, name in names.items())
+    text = ",  ".join(f"{group}: {short(name)}".replace(" ", "\u00a0") for group, name in names.items())
     figure.supxlabel(textwrap.fill(text, int(figure.get_figwidth() * 17)), fontsize=SMALL)
 
 
 def titled(group: str, name: str, inches: float) -> str:
     """``(A) Value Fetcher``, wrapped to a width."""
-    return textwrap.fill(f"({group}) {name}", max(8, int(inches / 0.063)))
+    return textwrap.fill(f"({group}) {short(name)}", max(8, int(inches / 0.063)))
+
+
+def short(name: str) -> str:
+    """A name of the config as a figure has room for; tables have it whole."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def spoken(name: str) -> str:
@@ -171,7 +193,7 @@ def spoken(name: str) -> str:
 def save(figure: Figure, svg_path: str | Path, png_path: str | Path) -> None:
     """Write both files, each whole or not at all; the same figure gives the same bytes."""
     FigureCanvasAgg(figure)
-    with style.context(["default", LOOK]):
+    with _house():
         for form, path, metadata in (
             ("svg", svg_path, {"Date": None, "Creator": None}),
             ("png", png_path, {"Software": None}),

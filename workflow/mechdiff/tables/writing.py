@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
+from markdown_it import MarkdownIt
 from tabulate import tabulate
 
+from mechdiff import text
 from mechdiff.provenance import write_text
 
 PLANTED = (
@@ -16,13 +18,6 @@ PLANTED = (
 )
 INTERVALS = " In brackets the 95 % interval over resampled scenes."
 NONE = "–"
-PAGE = """<!doctype html><meta charset="utf-8"><style>
-body {{ font: 14px system-ui, sans-serif; margin: 1em }} table {{ border-collapse: collapse }}
-th, td {{ padding: 0.25em 0.8em; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top }}
-th {{ border-bottom: 2px solid #444; white-space: nowrap }}
-</style>
-{}
-"""
 
 
 def write_table(exact: pd.DataFrame, printed: pd.DataFrame, caption: str, paths: Mapping[str, str]) -> None:
@@ -34,21 +29,49 @@ def write_table(exact: pd.DataFrame, printed: pd.DataFrame, caption: str, paths:
         printed = printed.assign(note=exact["note"].to_numpy())
     write_text(paths["csv"], exact.to_csv(index=False, lineterminator="\n"))
     exact.to_parquet(paths["parquet"], index=False)
-    rows = [[NONE if pd.isna(value) else value for value in row] for row in printed.to_numpy().tolist()]
     titles = [str(column).replace("_", " ") for column in printed.columns]
-    form: dict[str, Any] = {"headers": titles, "disable_numparse": True}
-    write_text(paths["md"], tabulate(rows, tablefmt="pipe", **form) + f"\n\n{caption}\n")
-    write_text(paths["html"], PAGE.format(tabulate(rows, tablefmt="html", **form)))
-    tex = tabulate(rows, tablefmt="latex_booktabs", **form)
-    write_text(paths["tex"], f"\\begin{{table}}\n\\caption{{{_tex(caption)}}}\n{tex}\n\\end{{table}}\n")
+    rows = [[NONE if pd.isna(value) else str(value) for value in row] for row in printed.to_numpy().tolist()]
+    write_text(paths["md"], pipe_table(titles, rows) + f"\n\n{text.markdown(caption)}\n")
+    write_text(paths["html"], text.html_page(Path(paths["html"]).stem.replace("_", " "), _html_table(titles, rows)))
+    tex = f"\\begin{{table}}\n\\caption{{{text.tex(caption)}}}\n{_tex_table(titles, rows)}\n\\end{{table}}\n"
+    write_text(paths["tex"], tex)
     write_caption(caption, paths["caption"])
 
 
 def write_caption(caption: str, path: str) -> None:
     """Write a caption for the report, in which no word of it has a special meaning."""
-    for character in "\\*`|_":
-        caption = caption.replace(character, f"\\{character}")
-    write_text(path, caption + "\n")
+    write_text(path, text.rst(caption) + "\n")
+
+
+def pipe_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; titles and cells are text."""
+    escaped = [[text.markdown(cell) for cell in row] for row in (titles, *rows)]
+    return tabulate(escaped[1:], headers=escaped[0], tablefmt="pipe", disable_numparse=True)
+
+
+def read_pipe_table(markdown: str) -> list[list[str]]:
+    """The titles and the rows of the first table of a page in Markdown, as text; none where it has no table."""
+    rows: list[list[str]] = []
+    for token in MarkdownIt().enable("table").parse(markdown):
+        if token.type == "table_close":
+            break
+        if token.type == "tr_open":
+            rows.append([])
+        elif token.type == "inline" and rows:
+            rows[-1].append("".join(part.content for part in token.children or ()))
+    return rows
+
+
+def _html_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    escaped = [[text.html(cell) for cell in row] for row in (titles, *rows)]
+    return tabulate(escaped[1:], headers=escaped[0], tablefmt="unsafehtml", disable_numparse=True)
+
+
+def _tex_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head, *body = (" & ".join(map(text.tex, row)) + r" \\" for row in (titles, *rows))
+    columns = "l" * len(titles)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}"])
 
 
 def noted(table: pd.DataFrame, key: str, reasons: Mapping[str, str | None]) -> pd.DataFrame:
@@ -85,9 +108,3 @@ def with_interval(row: pd.Series, name: str, low: str | None = None, high: str |
     published = row.get(f"paper_{name}")
     beside = "" if published is None or pd.isna(published) else f" (paper {published:.2f})"
     return f"{row[name]:.2f} [{row[low]:.2f}, {row[high]:.2f}]{beside}"
-
-
-def _tex(text: str) -> str:
-    for character in "\\%&_#":
-        text = text.replace(character, "\\textbackslash{}" if character == "\\" else f"\\{character}")
-    return text
