@@ -116,5 +116,6 @@ def test_a_function_needs_heads_a_level_above_chance_and_every_model():
 def test_the_page_has_every_claim_with_its_rule_and_its_numbers():
     claim = same_circuit(pd.DataFrame([row("base", (1, 1, 1)), row("tuned", (0.95, 0.85, 1.0))]), "base", 0.8)
     text = page("base", "mini", 20, [claim, claim], " Planted.")
+    assert "resampled scenes. Planted." in text
     assert "1. The same circuit: **holds**" in text and "0.95 [0.85, 1.00]" in text and "at least 0.8" in text
     assert overall([HOLDS, HOLDS]) == HOLDS and overall([HOLDS, FAILS]) == FAILS and overall([]) == UNSURE

@@ -160,7 +160,8 @@ def page(base: str, run: str, seed: int, claims: Iterable[Claim], remark: str) -
     """The verdict page, as Markdown."""
     claims = list(claims)
     lines = [f"# {markdown(_question(base))}", ""]
-    lines += [f"Run `{run}`, seed {seed}. In brackets 95 % intervals over resampled scenes.{markdown(remark)}", ""]
+    below = markdown(f"In brackets 95 % intervals over resampled scenes.{remark}")
+    lines += [f"Run `{run}`, seed {seed}. {below}", ""]
     lines += [f"{i}. {markdown(claim.title)}: **{claim.verdict}**" for i, claim in enumerate(claims, 1)]
     for i, claim in enumerate(claims, 1):
         table = pipe_table(list(claim.numbers), claim.numbers.to_numpy().tolist())
