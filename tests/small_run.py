@@ -24,7 +24,7 @@ def snakemake(folder: Path, *arguments: str, **env: str) -> subprocess.Completed
     project = folder if (folder / "Snakefile").exists() else ROOT
     command = [sys.executable, "-m", "snakemake", "-s", str(project / "Snakefile"), "--cores", "2", *arguments]
     own = os.environ | {"PYTHONPATH": str(project / "workflow")} | env
-    return subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, timeout=1800)
 
 
 def new_folder(path: Path) -> Path:
@@ -41,7 +41,7 @@ def copy_of(folder: Path, to: Path) -> Path:
 def mechdiff(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """The command, in a folder."""
     command = [sys.executable, "-m", "mechdiff", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1800)
 
 
 def short_family(family: dict) -> dict:
