@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW = "row: "  # begins a line of a part's output that is a measurement
@@ -40,7 +41,8 @@ class Record:
 
 def run_part(name: str, seconds: float, record: Record) -> None:
     """Run one part, its output passed on as it comes and its rows kept as they come."""
-    entry = record.found["parts"][name] = {"status": "cut off", "seconds": 0.0, "limit": seconds, "rows": []}
+    entry: dict[str, Any] = {"status": "cut off", "seconds": 0.0, "limit": seconds, "rows": []}
+    record.found["parts"][name] = entry
     record.write()
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_parts.py"), name, "--until", str(time.time() + seconds)]
     started, lines = time.monotonic(), []

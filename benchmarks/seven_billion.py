@@ -112,9 +112,9 @@ def circuit_steps(model: PatchableModel, scale: Scale) -> Iterator[Work]:
     for heads in scale.circuits:
         circuit = circuit_of(model, heads)
         calls = [asked(circuit, group) for group in circuit.groups]
-        edits = sum(map(len, calls))
-        name = f"minimality, {sum(len(g.heads) for g in circuit.groups)} heads, {edits} circuits"
-        yield Work(name, edits, n, lambda calls=calls: [run.evaluate(edits, means) for edits in calls])
+        number = sum(map(len, calls))
+        name = f"minimality, {sum(len(g.heads) for g in circuit.groups)} heads, {number} circuits"
+        yield Work(name, number, n, lambda calls=calls: [run.evaluate(edits, means) for edits in calls])
 
 
 def steps(model: PatchableModel, scale: Scale) -> Iterator[Work]:

@@ -404,6 +404,6 @@ def test_an_archive_looks_at_no_file_that_is_not_below_its_root(run):
         assert path in {file["path"] for file in audit_archive("r.zip")[RUN].outside}
     Path("objects.txt").write_text("of this machine")
     audit_archive("r.zip")
-    with zipfile.ZipFile("r.zip") as file:
-        file.extractall(run.parent / "unpacked")
+    with zipfile.ZipFile("r.zip") as packed:
+        packed.extractall(run.parent / "unpacked")
     audit(run.parent / "unpacked")

@@ -14,7 +14,6 @@ from pandas._libs.parsers import STR_NA_VALUES
 from mechdiff.checkpoints import tokenizer_folder
 from mechdiff.config import (
     OBJECT_LIST,
-    SCHEMA,
     TAKEN_RUNS,
     checked,
     checkpoint,
@@ -29,6 +28,7 @@ from mechdiff.dataset import SPLITS
 from mechdiff.errors import InputError
 from mechdiff.heads import head_count
 from mechdiff.published import published
+from mechdiff.schema import SCHEMA
 from mechdiff.task import LABELS, PLACES
 from micro import OBJECTS, OBJECTS_FILE, ROOT, build_dataset, micro_llama, save_checkpoint, word_tokenizer
 

@@ -338,7 +338,7 @@ def test_a_bad_checkpoint_gives_one_line_that_names_the_file(base, tmp_path, dam
     assert "\n" not in str(caught.value)
 
 
-PREFERENCES = {
+PREFERENCES: dict[str, dict] = {
     "attention": {"_attn_implementation": "flash_attention_2"},
     "kernels": {"attn_implementation": "kernels-community/flash-attn3"},
     "experts": {"experts_implementation": "of_another_machine"},
@@ -423,7 +423,13 @@ def test_a_decoder_inside_a_wrapper_is_opened_alone_with_an_adapter_of_the_wrapp
 
 
 def test_a_decoder_that_transformers_cannot_open_alone_is_refused(tokenizer, tmp_path):
-    text = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **GROUPED}
+    text: dict[str, object] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        **GROUPED,
+    }
     text["rope_parameters"] = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     vision = {"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 1, "patch_size": 4}
     network = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision))
@@ -484,7 +490,7 @@ def test_every_kind_of_lora_goes_onto_the_base(base, tmp_path, settings, pickle)
 
 
 # What is trained beside q_proj; words of the base as it was trained on, where it was resized before.
-TABLES = {
+TABLES: dict[str, tuple[dict, int | None]] = {
     "unembedding": ({"target_modules": ["q_proj", "lm_head"]}, None),
     "embedding": ({"target_modules": ["q_proj", "embed_tokens"]}, None),
     "both, DoRA": ({"target_modules": ["q_proj", "embed_tokens", "lm_head"], "use_dora": True}, None),

@@ -5,6 +5,7 @@ import pickle
 import re
 import warnings
 import xml.etree.ElementTree as ET
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -233,9 +234,10 @@ def config_with(path: tuple, value: str) -> dict:
 
 
 def value_at(config: dict, path: tuple) -> str:
+    at: Any = config
     for part in path:
-        config = config[0] if isinstance(config, list) else config[list(config)[-1] if part == "*" else part]
-    return config
+        at = at[0] if isinstance(at, list) else at[list(at)[-1] if part == "*" else part]
+    return at
 
 
 @pytest.mark.parametrize("path", KEYS, ids=".".join)

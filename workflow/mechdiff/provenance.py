@@ -22,8 +22,9 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mechdiff import __version__
 from mechdiff.errors import InputError
@@ -41,7 +42,7 @@ PACKAGES = (
 
 
 @contextmanager
-def open_file(path: str | Path) -> Iterator[BinaryIO]:
+def open_file(path: str | Path) -> Iterator[BufferedReader]:
     """A file to read bytes from. InputError when it is missing or none: a pipe would be waited for without end."""
     try:
         file = open(path, "rb", opener=_unblocked)  # noqa: SIM115 - pathlib takes no opener; closed below

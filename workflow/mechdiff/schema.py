@@ -117,7 +117,7 @@ def _check_values(value: Any, key: str = "") -> None:
         path = f"{key}.{name}" if key else str(name)
         if isinstance(value, dict) and not isinstance(name, str):
             raise InputError(f"{path}: the name {name!r} is no text; allowed: text, in quotes if need be")
-        if isinstance(value, dict) and UNWRITABLE.search(name):
+        if isinstance(value, dict) and UNWRITABLE.search(str(name)):
             raise InputError(f"{key or 'config'}: the name {shown(name)} is no line of text; allowed: one that is")
         _check_values(item, path)
     if isinstance(value, str) and (found := UNWRITABLE.search(" ".join(value.split()))):
