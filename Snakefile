@@ -49,6 +49,9 @@ onstart:
         take_over(".snakemake")
         lock(folder for job in workflow.dag.needrun_jobs() for folder in written_into(job))
         tell({"config": config, "code": CODE})
+        # Each time it looks for jobs that may start, Snakemake 9.27 sets a timer to look again, and each of those another:
+        # after a hundred jobs it looks a hundred times a second. There is no rate to be limited to.
+        workflow.scheduler.job_rate_limiter = None
     except (InputError, OSError) as error:
         sys.exit(f"mechdiff: {error}")
 
