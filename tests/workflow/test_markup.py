@@ -16,7 +16,7 @@ from small_run import CONFIG, mechdiff, new_folder, snakemake
 pytestmark = pytest.mark.whole_run
 RUN = "results/test"
 GROUP_NAMES = [" ".join(NAMES[start:end])[:200].strip() for start, end in ((0, 4), (4, 8), (8, 12), (12, 16))]
-TUNED_ON = " ".join((NAMES[2], NAMES[5], NAMES[6], NAMES[7], NAMES[13]))[:200].strip()
+TUNED_ON = " ".join((NAMES[2], NAMES[5], NAMES[6], NAMES[7], NAMES[13]))[:190].strip()
 PAGES = {"html", "meta", "title", "style", "table", "thead", "tbody", "tr", "th", "td"}
 PAGES |= {"h1", "h2", "p", "code", "ol", "li", "strong"}
 CAPTIONS = {"div", "p", "tt", "span", "em", "strong", "cite"}
