@@ -38,6 +38,12 @@ def test_a_model_that_was_not_evaluated_leaves_the_claim_open():
     assert claim.verdict == UNSURE and "accuracy 0.15" in claim.numbers["Verdict"].iloc[1]
 
 
+def test_a_model_that_gets_nothing_right_has_a_dash_for_its_faithfulness():
+    undefined = row("tuned", (np.nan, np.nan, np.nan), (0, 0, 0.1))
+    claim = same_circuit(pd.DataFrame([row("base", (1, 0.9, 1.1)), undefined]), "base", 0.8)
+    assert claim.verdict == UNSURE and claim.numbers.iloc[0, 1:3].tolist() == ["–", "0.00 [0.00, 0.10]"]
+
+
 def test_a_circuit_without_heads_leaves_the_claim_open():
     nothing = (np.nan, np.nan, np.nan)
     rows = [row(model, nothing, nothing, note=NO_CIRCUIT) for model in ("base", "tuned")]

@@ -188,4 +188,6 @@ def _gain(row: pd.Series) -> str:
 
 
 def _with(row: pd.Series, name: str, low: str | None = None, high: str | None = None) -> str:
+    if pd.isna(row[name]):
+        return "–"
     return f"{row[name]:.2f} [{row[low or f'{name}_low']:.2f}, {row[high or f'{name}_high']:.2f}]"
