@@ -49,7 +49,9 @@ def brought() -> set[str]:
 def bare(tmp_path) -> dict[str, str]:
     """The environment of a machine that has no other package."""
     here, kept = metadata.packages_distributions(), brought()
-    hidden = {m for m, owners in here.items() if not {o.lower().replace("_", "-") for o in owners} & kept} - {"mechdiff"}
+    hidden = {m for m, owners in here.items() if not {o.lower().replace("_", "-") for o in owners} & kept} - {
+        "mechdiff"
+    }
     assert {"snakemake", "matplotlib", "jsonschema", "tabulate"} <= hidden and "torch" not in hidden
     (tmp_path / "sitecustomize.py").write_text(HIDING.format(hidden=hidden))
     own = {"PYTHONPATH": str(tmp_path), "PYTHON": sys.executable, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
@@ -70,6 +72,7 @@ def run(folder: Path, env: dict[str, str], minutes: str) -> tuple[subprocess.Com
     return done, json.loads((folder / "out" / "gpu.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_part_is_rehearsed_on_a_bare_machine(bare, tmp_path):
     done, found = run(tmp_path, bare, "30")
     statuses = {name: part["status"] for name, part in found["parts"].items()}
