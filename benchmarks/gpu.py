@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-ROW = "row: "  # begins a line of a part's output that is a measurement
+ROW = "row: "  # what follows on a line of a part's output is a measurement
 # Part -> its share of the time, in the order they are run.
 PARTS = {"machine": 1, "tests": 6, "family": 2, "discovery": 9, "circuits": 4, "precision": 3}
 
@@ -60,11 +60,11 @@ def run_part(name: str, seconds: float, record: Record) -> None:
     try:
         for line in process.stdout:
             print(line, end="", flush=True)
-            if line.startswith(ROW):
-                entry["rows"].append(json.loads(line.removeprefix(ROW)))
+            before, is_row, row = line.partition(ROW)
+            lines.append(before)
+            if is_row:
+                entry["rows"].append(json.loads(row))
                 record.write()
-            else:
-                lines.append(line)
         process.wait()
     finally:
         timer.cancel()

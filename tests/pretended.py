@@ -34,9 +34,10 @@ class Pretended(Tensor):
     held: Tensor
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> Pretended:
+    def __new__(cls, held: Tensor, requires_grad: bool = False) -> Pretended:
+        held = _held(held)  # of one that is made anew from itself, as accelerate does
         layout = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
-        made = Tensor._make_wrapper_subclass(cls, held.shape, device=DEVICE, **layout)
+        made = Tensor._make_wrapper_subclass(cls, held.shape, device=DEVICE, requires_grad=requires_grad, **layout)
         made.held = held
         return made
 

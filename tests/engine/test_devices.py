@@ -32,13 +32,15 @@ def outcomes(model: PatchableModel) -> list[torch.Tensor]:
     return [*found, own.grad, clean.mean_outputs()]
 
 
+@pytest.mark.parametrize("also", [(), ("wte", "embed_tokens", "word_embeddings")], ids=["a layer", "embeddings too"])
 @pytest.mark.parametrize("family", LISTS)
-def test_layers_on_disk_are_brought_in_as_they_are_run(family, tmp_path):
+def test_weights_on_disk_are_brought_in_as_they_are_run(family, also, tmp_path):
     whole = patchable("whole", tiny(family))
     whole.network.save_pretrained(tmp_path / "checkpoint")
     body, layers = LISTS[family].split(".")
     others = [f"{body}.{name}" for name, _ in getattr(whole.network, body).named_children() if name != layers]
     places = dict.fromkeys([*others, "lm_head"], "cpu")
+    places |= {name: "disk" for name in others if name.rpartition(".")[2] in also}
     places |= {f"{body}.{layers}.{i}": "disk" if i == 1 else "cpu" for i in range(LAYERS)}
     spread = AutoModelForCausalLM.from_pretrained(
         tmp_path / "checkpoint", device_map=places, offload_folder=tmp_path / "offload"

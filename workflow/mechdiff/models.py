@@ -103,8 +103,10 @@ class PatchableModel:
 
     @property
     def device(self) -> torch.device:
-        """Where prompts go in; a device map may bring layers elsewhere."""
-        return self.network.get_input_embeddings().weight.device
+        """Where prompts go in; a device map may bring layers elsewhere, and weights that wait on the disk to it."""
+        embeddings = self.network.get_input_embeddings()
+        waiting = getattr(embeddings, "_hf_hook", None) if embeddings.weight.is_meta else None
+        return embeddings.weight.device if waiting is None else torch.device(waiting.execution_device)
 
     @cached_property
     def device_types(self) -> frozenset[str]:
