@@ -181,7 +181,8 @@ def test_the_budget_is_kept_by_what_cuda_allocates(memory, dtype, record_propert
     """Beyond the weights, and what its libraries take once for themselves (cuBLAS: 32 MiB)."""
     s = setting(layers=4, heads=8, values=8, head_dim=16, n=40, tokens=54, seed=0)
     model = patchable("micro", s.model.network.to("cuda", dtype))
-    outcomes(Setting(model, *(x.take(slice(2)) for x in (s.examples, s.noise)), s.means), MEMORY)
+    few = slice(2)
+    outcomes(Setting(model, s.examples.take(few), s.noise.take(few), s.means), MEMORY)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
