@@ -387,7 +387,7 @@ def test_names_that_are_no_text_are_told_in_one_line(run, capsys):
     Path(f"{RUN}/a\nb").write_text("")
     Path(os.fsdecode(f"{RUN}/a\nb".encode() + b"\xff")).write_text("")
     assert main(["audit", "results"]) == 1
-    assert capsys.readouterr().err.startswith("mechdiff: results/r/a\\nb: no record of this run names it, nor 1 others")
+    assert capsys.readouterr().err.startswith("mechdiff: results/r/a b: no record of this run names it, nor 1 others")
 
 
 def test_an_archive_looks_at_no_file_that_is_not_below_its_root(run):
@@ -407,3 +407,31 @@ def test_an_archive_looks_at_no_file_that_is_not_below_its_root(run):
     with zipfile.ZipFile("r.zip") as packed:
         packed.extractall(run.parent / "unpacked")
     audit(run.parent / "unpacked")
+
+
+def test_a_record_that_gives_another_size_is_named(run):
+    file = Path(RUN) / "first.record.json"
+    value = json.loads(file.read_text())
+    value["outputs"][0]["bytes"] += 1
+    file.write_text(json.dumps(value))
+    seal()
+    with pytest.raises(InputError, match=f"^{value['outputs'][0]['path']}: has .* bytes, its record says"):
+        audit("results")
+
+
+def test_a_thousand_folders_in_one_another_are_no_traceback(run, tmp_path):
+    deep = Path(RUN)
+    for _ in range(1200):
+        deep = deep / "x"
+        os.mkdir(deep) if len(str(deep)) < 3000 else None
+    (Path(RUN) / "x" / "x" / "stray").touch()
+    with pytest.raises(InputError, match=f"^{RUN}/x/x/stray: no record of this run names it"):
+        audit("results")
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_named(run):
+    scores = Path(RUN) / "scores.txt"
+    scores.unlink()
+    scores.symlink_to("/proc/self/mem")  # it can be opened, and its first byte cannot be read
+    with pytest.raises(InputError, match=f"^{RUN}/scores.txt: "):
+        audit("results")

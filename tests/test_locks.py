@@ -4,6 +4,8 @@ So it is with Snakemake's lock in one clone, and with that of a folder of result
 """
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -249,3 +251,31 @@ def test_snakemake_does_not_start_where_another_clone_runs_and_plans_all_the_sam
         assert done.returncode == 0, done.stderr
     assert sorted((first / "results").rglob("*")) == there, "nothing was touched, nor unlocked"
     run.communicate("")
+
+
+@pytest.mark.parametrize("content", ["", ".", "results", "/", "{there}", "{runs}/another@1@1"])
+def test_a_damaged_lock_of_a_dead_run_is_taken_over_and_nothing_else_is_deleted(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    there, runs = tmp_path / "there", tmp_path / "elsewhere" / "runs"
+    for folder in (there, runs / "another@1@1"):
+        folder.mkdir(parents=True)
+    owner = tmp_path / "results" / "x" / LOCK / f"{socket.gethostname()}@999999@1"
+    owner.parent.mkdir(parents=True)
+    owner.write_text(content.format(there=there, runs=runs))
+    hold(".snakemake")
+    lock(["results/x"])
+    assert not owner.exists() and there.is_dir() and (runs / "another@1@1").is_dir()
+
+
+@pytest.mark.parametrize("stray", [".DS_Store", "notes", "host", f"{socket.gethostname()}@x@y", "folder/"])
+def test_what_is_no_runs_in_a_lock_is_named_and_left_alone(tmp_path, monkeypatch, stray):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "results" / "x" / LOCK / stray
+    (path if stray.endswith("/") else path.parent).mkdir(parents=True)
+    path.is_dir() or path.touch()
+    (tmp_path / ".snakemake" / "runs").mkdir(parents=True)
+    (tmp_path / ".snakemake" / "runs" / ".DS_Store").touch()
+    hold(".snakemake")
+    with pytest.raises(InputError, match=re.escape(f"{LOCK}/{stray.rstrip('/')}: is no run's")):
+        lock(["results/x"])
+    assert path.exists()

@@ -118,9 +118,9 @@ def unpacked(file: str | Path) -> Iterator[Path]:
 def _unpack(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, to: Path) -> None:
     """Put one file of an archive in its place; folders come with what is in them."""
     name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
-    if entry.is_dir() and not entry.file_size:
+    if name and entry.is_dir() and not entry.file_size:
         return
-    if name != entry.orig_filename or not is_below(name) or lexists(to):
+    if not name or name != entry.orig_filename or not is_below(name) or lexists(to):
         raise InputError(f"{entry.orig_filename}: {ALIEN}")
     if kind not in (0, stat.S_IFREG):
         raise InputError(f"{name}: is no regular file")

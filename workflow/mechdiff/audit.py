@@ -43,22 +43,24 @@ class Audit:
 
 def audit(folder: str | Path) -> dict[str, Audit]:
     """Verify every run under a folder, run by run. Raises InputError that names the first file that does not match."""
-    runs = list(_runs_below(Path(folder), set()))
+    runs = list(_runs_below(Path(folder)))
     if not runs:
         raise InputError(f"{folder}: no {MANIFEST} in it, so no finished run to audit")
     return {str(run): audit_run(run) for run in runs}
 
 
-def _runs_below(folder: Path, entered: set[Path]) -> Iterator[Path]:
+def _runs_below(folder: Path) -> Iterator[Path]:
     """The folders of runs, finished or not, sorted; none inside another: a crate has a copy of the workflow."""
-    if not folder.is_dir() or folder.resolve() in entered:
-        return
-    entered.add(folder.resolve())
-    if lexists(folder / MANIFEST) or (folder / TABLES).is_dir():
-        yield folder
-        return
-    for path in sorted(folder.iterdir()):
-        yield from _runs_below(path, entered)
+    entered, waiting = set(), [folder]
+    while waiting:
+        folder = waiting.pop()
+        if not folder.is_dir() or folder.resolve() in entered:
+            continue
+        entered.add(folder.resolve())
+        if lexists(folder / MANIFEST) or (folder / TABLES).is_dir():
+            yield folder
+        else:
+            waiting += sorted(folder.iterdir(), reverse=True)
 
 
 def audit_run(folder: str | Path) -> Audit:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -40,6 +41,7 @@ from mechdiff.staging import SENT_BY, require_run
 LOCKS, RUNS = "locks", "runs"  # in Snakemake's folder
 LOCK = ".lock"  # in a folder that a run writes into: a folder that holds one file, which has the run's name
 TOLD = "run.json"  # in a run's folder, beside one empty file for each of its jobs in Slurm
+NAME = re.compile(r"(?P<host>.+)@(?P<pid>\d{1,9})@(?P<started>\d{1,18})")  # of a run
 PATIENCE = 120  # for Slurm to end a job [s]
 
 
@@ -50,7 +52,7 @@ def hold(folder: str | Path) -> str | None:
     """
     locks, runs = Path(folder) / LOCKS, Path(folder).absolute() / RUNS
     runs.mkdir(parents=True, exist_ok=True)
-    others = [run for run in runs.iterdir() if not _dead(run)]
+    others = [run for run in _named(runs) if not _dead(run)]
     locked = locks.is_dir() and any(locks.iterdir())
     if locked and not others:
         shutil.rmtree(locks)
@@ -94,7 +96,7 @@ def take_over(folder: str | Path, elsewhere_too: bool = False) -> None:
 
     Raises InputError when Slurm does not end one.
     """
-    _end([run for run in (Path(folder) / RUNS).iterdir() if _dead(run) or (elsewhere_too and not _here(run))])
+    _end([run for run in _named(Path(folder) / RUNS) if _dead(run) or (elsewhere_too and not _here(run))])
 
 
 def lock(folders: Iterable[str | Path]) -> None:
@@ -111,7 +113,7 @@ def lock(folders: Iterable[str | Path]) -> None:
 def unlock(folders: Iterable[str | Path]) -> None:
     """Release what runs of other machines hold: the user says that they are gone."""
     for folder in folders:
-        for owner in (Path(folder) / LOCK).glob("*"):
+        for owner in _named(Path(folder) / LOCK):
             if not _here(owner):
                 owner.unlink(missing_ok=True)
 
@@ -134,19 +136,34 @@ def _locked(folder: Path, me: Path) -> list[Path]:
                     raise
             else:
                 return dead
-            for owner in (folder / LOCK).glob("*"):
-                with suppress(FileNotFoundError):  # another took it over, or it ended
+            with suppress(FileNotFoundError):  # another took it over, or it ended
+                for owner in (folder / LOCK).iterdir():
+                    if not NAME.fullmatch(owner.name) or not owner.is_file():
+                        raise InputError(
+                            f"{owner}: is no run's; allowed: nothing else in the lock of a folder, delete it"
+                        )
                     if not _dead(owner):
                         raise InputError(_held(folder, owner))
-                    dead.append(Path(owner.read_text(encoding="utf-8")))
+                    dead += _own_folder(owner)
                     owner.unlink()
     finally:
         shutil.rmtree(mine, ignore_errors=True)
 
 
+def _own_folder(owner: Path) -> list[Path]:
+    """The folder of its own that a run wrote into its lock; none where that is damaged: it will be deleted."""
+    run = Path(owner.read_bytes().decode("utf-8", "replace"))
+    return [run] if run.is_absolute() and (run.parent.name, run.name) == (RUNS, owner.name) else []
+
+
+def _named(folder: Path) -> list[Path]:
+    """What in a folder has the name of a run."""
+    return [path for path in folder.glob("*") if NAME.fullmatch(path.name)]
+
+
 def _held(folder: Path, owner: Path) -> str:
     """Who holds a folder, and what to do."""
-    host, pid = owner.name.split("@")[:2]
+    host, pid, _ = _parts(owner)
     since = datetime.fromtimestamp(owner.stat().st_mtime).astimezone().isoformat(" ", "seconds")
     cure = "start again when it has ended" if _here(owner) else "if that run is gone: snakemake --unlock"
     return f"{folder}: process {pid} on {host} has been writing it since {since}; {cure}"
@@ -179,14 +196,20 @@ def _in_queue(jobs: Iterable[str]) -> list[str]:
 
 
 def _here(run: Path) -> bool:
-    return run.name.split("@")[0] == socket.gethostname()
+    return _parts(run)[0] == socket.gethostname()
+
+
+def _parts(run: Path) -> tuple[str, int, int]:
+    """Host, number of the process, and when it was started [s since the machine was]."""
+    found = NAME.fullmatch(run.name)
+    return found["host"], int(found["pid"]), int(found["started"])
 
 
 def _dead(run: Path) -> bool:
     """Whether a process of this machine is gone, or another one has its number."""
     if not _here(run):
         return False
-    pid, started = map(int, run.name.split("@")[1:])
+    _, pid, started = _parts(run)
     now = _started(pid)
     return now is None or abs(now - started) > 1
 

@@ -51,7 +51,10 @@ def open_file(path: str | Path) -> Iterator[BufferedReader]:
     with file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise InputError(f"{path}: is no regular file")
-        yield file
+        try:
+            yield file
+        except OSError as error:  # of the disk, say
+            raise InputError(f"{path}: {_reason(error)}") from error
 
 
 def _unblocked(path: str, flags: int) -> int:

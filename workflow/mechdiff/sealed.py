@@ -64,6 +64,9 @@ class SealedRun:
     def verify(self, file: Mapping[str, Any]) -> None:
         """Refuse a file that is not as its record says."""
         _verify(self.root, file["path"], file["sha256"])
+        size = (self.root / file["path"]).stat().st_size
+        if file.get("bytes", size) != size:
+            raise InputError(f"{file['path']}: has {size} bytes, its record says {file['bytes']}")
 
 
 def stays_outside(path: str) -> bool:
@@ -95,11 +98,11 @@ def files_below(folder: Path, named: Container[Path]) -> Iterator[Path]:
 
     A folder that is a link is entered where it is one of those named, and else told itself: it may lead anywhere.
     """
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir() and (path in named or not path.is_symlink()):
-            yield from files_below(path, named)
+    waiting = [folder]
+    while waiting:
+        path = waiting.pop()
+        if path == folder or (path.is_dir() and (path in named or not path.is_symlink())):
+            waiting += sorted((each for each in path.iterdir() if not each.name.startswith(".")), reverse=True)
         else:
             yield path
 
@@ -202,7 +205,7 @@ def _is_record(value: Any) -> bool:
 
 
 def _is_file(value: Any) -> bool:
-    return isinstance(value, dict) and _has(value, path=str, sha256=str, bytes=int)
+    return isinstance(value, dict) and _has(value, path=str, sha256=str, bytes=int) and value["bytes"] is not True
 
 
 def _has(value: Mapping[str, Any], **forms: type) -> bool:
