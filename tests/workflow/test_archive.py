@@ -197,9 +197,10 @@ def entry(name: str, mode: int = 0, **more: int) -> zipfile.ZipInfo:
         (entry("more", stat.S_IFIFO | 0o644), b"", "more: is no regular file"),
         (entry("more", compress_type=zipfile.ZIP_LZMA), b"x", "more: packed by method 14"),
         (entry("more", compress_type=zipfile.ZIP_DEFLATED), bytes(500_000_000), "unpacks to 50"),
-        (entry("a\nb"), b"x", "a\\nb: does not belong"),
+        (entry("a\nb"), b"x", "a b: does not belong"),
+        (entry(""), b"x", ": does not belong"),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_what_an_archive_cannot_have_is_named_with_the_archive(packed, tmp_path, more, content, named):
