@@ -3,8 +3,8 @@
 import json
 import os
 import shutil
-import subprocess
 import socket
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
