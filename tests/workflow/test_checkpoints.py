@@ -64,7 +64,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_and_nothing_is_left(tmp_path):
     assert line.startswith(
         f"mechdiff: models.tiny.hub: {HUB} at {COMMIT} is neither in {tmp_path}/home/hub nor to be had"
     )
-    assert [path.name for path in (tmp_path / "results/checkpoints").iterdir()] in (["logs"], ["logs", "owner--tiny"])
+    assert {path.name for path in (tmp_path / "results/checkpoints").iterdir()} <= {"logs", "owner--tiny"}
     assert not list((tmp_path / "results").rglob("*.json"))
 
 
