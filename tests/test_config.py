@@ -117,6 +117,18 @@ def bad(key: str, value, expected: str):
         bad("plan.1.group", "A", "plan.1.group: 'A' is taken; allowed: a name of its own, not logits"),
         bad("minimality.per_model", {"goat": 0}, "minimality.per_model: unknown model 'goat'; allowed: base, tuned"),
         bad("task.boxes", 13, "task.boxes: 13 is not allowed; allowed: at most 12"),
+        bad(
+            "models.tuned.path", "x" * 300, "models.tuned.path: '" + "x" * 99 + "… cannot be read (File name too long)"
+        ),
+        bad("models.tuned.tokenizer", "x" * 300, "models.tuned.tokenizer: '" + "x" * 99 + "… cannot be read"),
+        bad(
+            "models.tuned.path",
+            "x/" * 501,
+            "models.tuned.path: '" + "x/" * 49 + "x… is not allowed; allowed: at most 1000",
+        ),
+        bad("models.tuned.revision", "../main", "models.tuned.revision: '../main' is not allowed; allowed: text of"),
+        bad("minimality.threshold", 2**63, "minimality.threshold: a whole number of more than 63 bits; allowed:"),
+        bad("col\u200bour", 1, r"'col\u200bour': unknown key; allowed: "),
         bad("planted", "none.yaml", "planted: none.yaml: cannot be read (No such file"),
         bad("planted", "config", "planted: config: cannot be read (it is no file)"),
         bad("planted", str(OBJECTS_FILE), f"planted: {OBJECTS_FILE} declares no planted heads; allowed: a family file"),

@@ -13,7 +13,8 @@ beside it, files that a config names relative to where it is used.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,16 @@ from mechdiff.checkpoints import (
 from mechdiff.columns import CIRCUIT, RANDOM
 from mechdiff.errors import InputError
 from mechdiff.heads import LOGITS, Position, head_count
-from mechdiff.hub import FETCHED, fetched_folder, latest_commit
-from mechdiff.reading import read_yaml
+from mechdiff.hub import COMMIT, FETCHED, fetched_folder, latest_commit
+from mechdiff.reading import key_shown, read_yaml, shown
 from mechdiff.schema import filled_in
 from mechdiff.shards import most_shards
-from mechdiff.task import PLACES, BoxTask, read_objects
+from mechdiff.task import PLACES, BoxTask, few, read_objects
 
 MADE_HERE = "results/family/"  # where rules put the models that they train
 # Its members -> whether a member is an adapter.
 MEMBERS = {"mini-llama": False, "mini-vicuna": False, "mini-goat": True, "mini-float": False, "mini-control": False}
 TRAINED = re.compile(rf"{MADE_HERE}seed[0-9]{{1,9}}/({'|'.join(MEMBERS)})")
-COMMIT = re.compile("[0-9a-f]{40}")
 PRODUCT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG, OBJECT_LIST = "config/config.yaml", "config/objects.txt"
 # Names that rules use themselves, where files or cells of these would have theirs.
@@ -80,11 +80,20 @@ def read_planted(path: str | Path) -> dict[str, list[list[int]]]:
     """Group -> [[layer, head], ...] as a family file declares them."""
     try:
         family = read_yaml(path)
-        return {group: [[int(i), int(j)] for i, j in heads] for group, heads in family["planted"].items()}
     except InputError as error:
         raise InputError(f"planted: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"planted: {path} declares no planted heads; allowed: a family file, or null") from error
+    planted = family.get("planted") if isinstance(family, dict) else None
+    if not isinstance(planted, dict):
+        raise InputError(f"planted: {path} declares no planted heads; allowed: a family file, or null")
+    for group, heads in planted.items():
+        pairs = isinstance(heads, list) and all(
+            isinstance(head, list) and len(head) == 2 and all(type(i) is int and 0 <= i < 2**31 for i in head)
+            for head in heads
+        )
+        if not isinstance(group, str) or not pairs or len(set(map(tuple, heads))) < len(heads):
+            allowed = "pairs of layer and head, whole numbers from 0, none twice"
+            raise InputError(f"planted: {path}: planted.{key_shown(group)}: {shown(heads)}; allowed: {allowed}")
+    return planted
 
 
 def checkpoint(config: Mapping[str, Any], name: str) -> Checkpoint:
@@ -198,7 +207,9 @@ def _check_models(config: Mapping[str, Any]) -> None:
     bases = [name for name, model in models.items() if model["base"] is None]
     for name, model in models.items():
         if model["base"] is not None and model["base"] not in bases:
-            raise InputError(f"models.{name}.base: unknown model {model['base']!r}; allowed: null, {', '.join(bases)}")
+            raise InputError(
+                f"models.{name}.base: unknown model {shown(model['base'])}; allowed: {few(['null', *bases])}"
+            )
         _check_source(f"models.{name}", model)
         _check_trained(f"models.{name}", model)
     if len(bases) != 1:
@@ -211,8 +222,23 @@ def _check_models(config: Mapping[str, Any]) -> None:
             own, of_base = getattr(model, key), getattr(model.whole, key)
             if own != of_base:
                 raise InputError(f"models.{name}.{key}: {own!r} for an adapter; allowed: null, its base's {of_base!r}")
-        if Path(model.path).is_dir() and not (_made(model) and model.hub is None):
-            require_checkpoint(model)
+        for key in ("path", "tokenizer"):
+            with _looked_at(f"models.{name}.{key}"):
+                (Path(getattr(model, key) or ".") / CONFIG).exists()
+        with _looked_at(f"models.{name}.path"):
+            if Path(model.path).is_dir() and not (_made(model) and model.hub is None):
+                require_checkpoint(model)
+
+
+@contextmanager
+def _looked_at(key: str) -> Iterator[None]:
+    """Where a path cannot even be looked at: one line with its key."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{key}: {shown(error.filename)} cannot be read ({error.strerror}); allowed: what can"
+        ) from error
 
 
 def _check_source(key: str, model: Mapping[str, Any]) -> None:
@@ -340,7 +366,14 @@ def _check_task(config: Mapping[str, Any]) -> None:
                 allowed = f"at most {(len(usable) - 1) // 2}, {len(usable)} {kind} are usable with this tokenizer"
                 raise InputError(f"task.boxes: {boxes} is not allowed; allowed: {allowed}")
     if config["planted"] is not None:
-        read_planted(config["planted"])
+        planted, shape = read_planted(config["planted"]), read_shape(base.path) if _present(base.path) else None
+        for group, heads in planted.items():
+            for layer, head in heads:
+                if shape is not None and (layer >= shape.layers or head >= shape.heads):
+                    allowed = f"its {shape.layers} layers x {shape.heads} heads"
+                    raise InputError(
+                        f"planted: {key_shown(group)}: {[layer, head]} is not in {base.path}; allowed: {allowed}"
+                    )
 
 
 def _present(path: str | Path) -> bool:

@@ -6,6 +6,7 @@ The client's own cache is used, so a download that was cut short goes on, and wh
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from mechdiff.checkpoints import Checkpoint, require_files
 from mechdiff.errors import InputError
 
+COMMIT = re.compile("[0-9a-f]{40}")
 FETCHED = "results/checkpoints"
 PATIENCE = 5  # for the hub's first answer [seconds]
 SETTINGS = ["*.json"]
@@ -32,8 +34,12 @@ def latest_commit(hub: str, revision: str = "main") -> str | None:
     from huggingface_hub import HfApi, constants
 
     cached = Path(constants.HF_HUB_CACHE) / f"models--{hub.replace('/', '--')}" / "refs" / revision
-    if cached.is_file():
-        return cached.read_text().strip()
+    try:
+        commit = cached.read_text().strip()
+    except (OSError, ValueError):  # not there, not to be read, or no text
+        commit = ""
+    if COMMIT.fullmatch(commit):
+        return commit
     try:
         return HfApi().model_info(hub, revision=revision, timeout=PATIENCE).sha
     except Exception:  # the client lets the errors of its http library through

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 
 from mechdiff.errors import InputError
-from mechdiff.reading import read_yaml, shown
+from mechdiff.reading import check_size, key_shown, read_yaml, shown
 from mechdiff.text import UNWRITABLE
 
 SCHEMA = Path(__file__).resolve().parents[1] / "schemas" / "config.schema.yaml"
@@ -30,6 +30,7 @@ def filled_in(config: Mapping[str, Any], folder: str) -> dict[str, Any]:
     Raises InputError for the first value that the schema does not allow.
     """
     schema = _schema()
+    check_size(config)
     filled = copy.deepcopy(dict(config))
     _check_values(filled)
     problems = sorted(Validator(schema, format_checker=FORMATS).iter_errors(filled), key=_place)
@@ -45,11 +46,11 @@ def _schema() -> dict[str, Any]:
 
 def _explain(error: jsonschema.ValidationError) -> str:
     """One line: key, value, what is allowed."""
-    key = ".".join(str(part) for part in error.absolute_path)
+    key = ".".join(key_shown(part) for part in error.absolute_path)
     if error.validator == "additionalProperties":
         allowed = sorted(error.schema.get("properties", {}))
         unknown = next(name for name in error.instance if name not in allowed)
-        return f"{f'{key}.' if key else ''}{unknown}: unknown key; allowed: {', '.join(allowed)}"
+        return f"{f'{key}.' if key else ''}{key_shown(unknown)}: unknown key; allowed: {', '.join(allowed)}"
     if error.validator == "required":
         missing = next(name for name in error.validator_value if name not in error.instance)
         return f"{f'{key}.' if key else ''}{missing}: missing key, it has no default"
@@ -114,13 +115,15 @@ def _check_values(value: Any, key: str = "") -> None:
     """Names are text, every text can be written in every page, numbers are finite; YAML allows otherwise."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, item in items:
-        path = f"{key}.{name}" if key else str(name)
+        path = f"{key}.{key_shown(name)}" if key else key_shown(name)
         if isinstance(value, dict) and not isinstance(name, str):
-            raise InputError(f"{path}: the name {name!r} is no text; allowed: text, in quotes if need be")
+            raise InputError(f"{path}: the name {shown(name)} is no text; allowed: text, in quotes if need be")
         if isinstance(value, dict) and UNWRITABLE.search(str(name)):
             raise InputError(f"{key or 'config'}: the name {shown(name)} is no line of text; allowed: one that is")
         _check_values(item, path)
     if isinstance(value, str) and (found := UNWRITABLE.search(" ".join(value.split()))):
         raise InputError(f"{key}: has the character {found[0]!a}; allowed: text without control characters")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise InputError(f"{key}: a whole number of more than 63 bits; allowed: a smaller one")
     if isinstance(value, float) and not isfinite(value):
         raise InputError(f"{key}: {value} is not allowed; allowed: a finite number")

@@ -30,6 +30,7 @@ from mechdiff.reading import read_text, shown
 
 LABELS = tuple(string.ascii_uppercase)
 UNKNOWN = "\U00013080"  # a word that no vocabulary has: where it is one token, that is the token of all unknown words
+MOST_WORDS, LONGEST_WORD = 20_000, 100  # of an object list
 TOLD = 10  # words that a line names
 # The positions at which a plan's heads may act, in the order in which their tokens stand in every prompt.
 PLACES = (Position.PREVIOUS_QUERY_LABEL, Position.QUERY_LABEL, Position.LAST)
@@ -150,7 +151,12 @@ def read_objects(path: str | Path) -> list[str]:
     for line, word in enumerate(words, start=1):
         if not word.isprintable():
             raise InputError(f"task.objects: {path}: line {line}: {shown(word)} is not all visible; allowed: a word")
+        if len(word) > LONGEST_WORD:
+            told = f"a word of {len(word)} characters; allowed: at most {LONGEST_WORD}"
+            raise InputError(f"task.objects: {path}: line {line}: {told}")
     words = [word for word in words if word]
+    if len(words) > MOST_WORDS:
+        raise InputError(f"task.objects: {path}: {len(words)} words; allowed: at most {MOST_WORDS}")
     counts = Counter(unicodedata.normalize("NFC", word) for word in words)  # the same letters, however written
     if repeated := [word for word, count in counts.items() if count > 1]:
         raise InputError(f"task.objects: {path}: {shown(repeated[0])} stands there twice, each object may stand once")

@@ -14,7 +14,8 @@ from html import escape
 LINE_END = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 # What no page can hold, or what lets text pass for another: controls, overrides of direction, lone surrogates, and what
 # is no character.
-UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+NO_CHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+UNWRITABLE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef{NO_CHARACTERS}]")
 HTML_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{}</title><style>
 body {{ font: 14px system-ui, sans-serif; margin: 1em; overflow-wrap: break-word }}
