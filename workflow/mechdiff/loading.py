@@ -6,6 +6,7 @@ the base's type of numbers and on its device.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -64,6 +65,10 @@ def open_model(checkpoint: Checkpoint) -> PatchableModel:
         raise InputError(f"{checkpoint.whole.path}: {error}") from error
 
 
+class _ConfigError(Exception):
+    """A config of which transformers makes no network."""
+
+
 def _require_device(checkpoint: Checkpoint) -> None:
     """Refuse a device that this machine does not have."""
     given = checkpoint.device
@@ -100,7 +105,9 @@ def _read(checkpoint: Checkpoint, base: nn.Module | None) -> nn.Module:
             if keys:
                 raise InputError(f"{kind}: {keys[0]}{' and others' if len(keys) > 1 else ''}")
     except Exception as error:  # safetensors, json, torch, transformers and peft each raise their own
-        reason = str(error).strip().split("\n")[0]
+        if isinstance(error, _ConfigError):
+            file = Path(checkpoint.path) / CONFIG
+        reason = " ".join(str(error).split())
         raise InputError(f"{file}: model {checkpoint.name!r} cannot be opened ({reason})") from error
     if (bad := _not_finite(network)) is not None:
         raise InputError(f"{file}: {bad} has values that are not finite")
@@ -111,7 +118,10 @@ def _whole(checkpoint: Checkpoint) -> tuple[nn.Module, Strangers]:
     """The network that a config asks for, with the weights beside it; nothing else is read."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 
-    config, own_code = _config(checkpoint)
+    try:
+        config, own_code = _config(checkpoint)
+    except Exception as error:  # each family raises its own
+        raise _ConfigError(f"{type(error).__name__}: {error}") from error
     known = own_code or type(config) in AutoModelForCausalLM._model_mapping
     on = None if checkpoint.device == "cpu" else checkpoint.device
     asked = {
@@ -125,6 +135,12 @@ def _whole(checkpoint: Checkpoint) -> tuple[nn.Module, Strangers]:
         "output_loading_info": True,
     }
     kind = AutoModelForCausalLM if known else AutoModelForImageTextToText
+    if not own_code:
+        try:
+            with torch.device("meta"):
+                kind.from_config(copy.deepcopy(config))
+        except Exception as error:  # each family raises its own
+            raise _ConfigError(f"{type(error).__name__}: {error}") from error
     try:
         network, loaded = kind.from_pretrained(checkpoint.path, **asked)
     except RuntimeError as error:
@@ -148,6 +164,7 @@ def _config(checkpoint: Checkpoint) -> tuple[PreTrainedConfig, bool]:
         kind = type(AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=checkpoint.trust_remote_code))
     else:
         kind = CONFIG_MAPPING[settings["model_type"]]
+        settings.pop("auto_map", None)
     return kind.from_dict(plain_settings(settings)), own_code
 
 
