@@ -6,7 +6,6 @@ the base's type of numbers and on its device.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -135,16 +134,12 @@ def _whole(checkpoint: Checkpoint) -> tuple[nn.Module, Strangers]:
         "output_loading_info": True,
     }
     kind = AutoModelForCausalLM if known else AutoModelForImageTextToText
-    if not own_code:
-        try:
-            with torch.device("meta"):
-                kind.from_config(copy.deepcopy(config))
-        except Exception as error:  # each family raises its own
-            raise _ConfigError(f"{type(error).__name__}: {error}") from error
     try:
         network, loaded = kind.from_pretrained(checkpoint.path, **asked)
-    except RuntimeError as error:
+    except Exception as error:
         if "ignore_mismatched_sizes" not in str(error):
+            if not own_code:
+                _require_network(kind, config)
             raise
         # Its message names none. Without data all of them can be told, however large a config asks for.
         asked |= {"ignore_mismatched_sizes": True, "device_map": "meta"}
@@ -152,6 +147,15 @@ def _whole(checkpoint: Checkpoint) -> tuple[nn.Module, Strangers]:
     sizes = {key: (found, wanted) for key, found, wanted in loaded["mismatched_keys"]}
     strangers = {kind: sorted(loaded[kind.replace(" ", "_")]) for kind in ("missing keys", "unexpected keys")}
     return network, strangers | {"other shape": _shapes(sizes)}
+
+
+def _require_network(kind: type, config: PreTrainedConfig) -> None:
+    """Refuse a config of which no network can be made, without its data."""
+    try:
+        with torch.device("meta"):
+            kind.from_config(config)  # type: ignore[attr-defined]
+    except Exception as error:  # each family raises its own
+        raise _ConfigError(f"{type(error).__name__}: {error}") from error
 
 
 def _config(checkpoint: Checkpoint) -> tuple[PreTrainedConfig, bool]:
