@@ -13,6 +13,8 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     BloomForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     LlavaConfig,
@@ -150,6 +152,18 @@ def test_heads_that_are_not_where_they_are_looked_for_are_refused():
     bloom = BloomForCausalLM(BloomConfig(vocab_size=9, hidden_size=8, n_layer=1, n_head=2))
     with pytest.raises(InputError, match="BloomForCausalLM: its attention calls no function that can be stood in for"):
         patchable("m", bloom)
+
+
+def test_a_family_whose_attention_does_not_fit_is_refused():
+    """Its values are shorter than its queries."""
+    sizes = {"vocab_size": 9, "hidden_size": 16, "intermediate_size": 16, "moe_intermediate_size": 8}
+    sizes |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "n_routed_experts": 2}
+    sizes |= {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 1, "kv_lora_rank": 4, "q_lora_rank": 4}
+    sizes |= {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4}
+    network = DeepseekV3ForCausalLM(DeepseekV3Config(**sizes))
+    line = f"^{type(network).__name__}: its heads' outputs are not what enters the output projection; allowed: decoders"
+    with pytest.raises(InputError, match=line):
+        patchable("m", network)
 
 
 def test_an_adapter_that_does_not_fit_is_refused(base, adapter, tmp_path):
@@ -326,6 +340,15 @@ def in_pickled_shards(folder):
             quantised,
             r"config\.json: quantization_config is 'bitsandbytes'; allowed: plain weights: .*dequantize\(\)\.save_p",
         ),
+        *(
+            (setting(quantization_config={"quant_method": method}), rf"config\.json: quantization_config is '{method}'")
+            for method in ("bitnet", "fp8", "torchao", "of_another_time")
+        ),
+        *(
+            (setting(**{key: value}), r"config\.json: model 'm' cannot be opened \(\w+: ")
+            for key, value in (("hidden_act", 3), ("rms_norm_eps", "1e-6"), ("intermediate_size", None))
+        ),
+        (setting(model_type=["llama"], auto_map={"AutoConfig": "a.B"}), r"^models\.m\.trust_remote_code: false, but"),
         (
             only_sentencepiece,
             r"^models\.m\.path: .* has no tokenizer\.json; allowed: .*tokenizer\.model: AutoTokenizer\.from_pretrained",
@@ -345,6 +368,8 @@ PREFERENCES: dict[str, dict] = {
     "outputs": {"output_attentions": True, "output_hidden_states": True, "return_dict": False, "use_cache": False},
     "numbers": {"dtype": "float4", "torch_dtype": "bfloat16"},
     "quantisation": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+    "no code": {"auto_map": None},
+    "code of a kind": {"auto_map": 7},
     "code elsewhere": {"auto_map": {"AutoConfig": "lab/thing--a.B", "AutoModelForCausalLM": "lab/thing--a.B"}},
 }
 
@@ -620,6 +645,13 @@ def adapter_pickled(folder):
         (
             adapter_setting(squared_gain=4.0),
             r"adapter_config\.json: squared_gain is 4\.0; allowed: .*a setting of peft",
+        ),
+        *(
+            (
+                adapter_setting(init_lora_weights=begun),
+                rf"adapter_config\.json: init_lora_weights is '{begun}'; allowed: ",
+            )
+            for begun in ("pissa_niter_4", "corda", "lora_ga", "loftq")
         ),
         (adapter_setting(gain=0), r"adapter_config\.json: gain is 0; allowed: .*a setting of peft"),
         (adapter_setting(target_modules=["elsewhere"]), r"cannot be opened \(Target modules \{'elsewhere'\} not found"),

@@ -37,6 +37,12 @@ PREFERENCES = frozenset(
         *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict", *QUANTISED),
     }
 )
+# Methods that only store weights in another way: beside plain weights nothing is left of them. Others (bitnet, fp8)
+# may quantise whatever weights they find, or what goes through them, as the model computes.
+STORING = frozenset({"aqlm", "auto-round", "awq", "bitsandbytes", "compressed-tensors", "gptq", "hqq", "spqr", "vptq"})
+# Ways of beginning an adapter that change the base by what a file does not hold: drawn at random, or made from data or
+# with a library that is not here. (pissa and olora make it anew from the base, by a decomposition without chance.)
+REFUSED_BEGINNINGS = re.compile(r"(pissa_niter_|corda|lora_ga|loftq).*")
 # Settings of an adapter that PEFT knows, but under which there is no one model whose heads are the base's; and why.
 REFUSED_SETTINGS = {
     "layer_replication": "heads are compared with the base's by their layer, and these layers are others",
@@ -118,7 +124,8 @@ def known_family(config: Mapping[str, Any]) -> bool:
     """Whether transformers itself has the code of a model with this config."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    return config.get("model_type") in CONFIG_MAPPING_NAMES
+    kind = config.get("model_type")
+    return isinstance(kind, str) and kind in CONFIG_MAPPING_NAMES
 
 
 def _with_defaults(config: dict) -> dict:
@@ -275,6 +282,10 @@ def _require_settings(file: Path) -> None:
         raise InputError(f"{file}: peft_type is {kind!r}; allowed: LORA")
     for key in sorted(REFUSED_SETTINGS.keys() & settings):
         raise InputError(f"{file}: {key} is {settings[key]!r}; allowed: null; {REFUSED_SETTINGS[key]}")
+    if REFUSED_BEGINNINGS.fullmatch(str(begun := settings.get("init_lora_weights"))):
+        allowed = "an adapter on an unchanged base, converted where it was trained: save_pretrained(FOLDER, "
+        allowed += "path_initial_model_for_weight_conversion=...), or the whole model after merge_and_unload()"
+        raise InputError(f"{file}: init_lora_weights is {begun!r}; allowed: {allowed}")
 
 
 def given_settings(file: Path) -> dict[str, Any]:
@@ -287,7 +298,7 @@ def _require_code(checkpoint: Checkpoint) -> None:
     """Refuse code of a model's own that is not allowed or not in its folder; a family of transformers needs none."""
     file = Path(checkpoint.path) / CONFIG
     config = read_json(file)
-    if "auto_map" not in config or known_family(config):
+    if config.get("auto_map") in (None, {}) or known_family(config):
         return
     if not checkpoint.trust_remote_code:
         allowed = "a model without, or true once you have read it"
@@ -316,9 +327,11 @@ def _require_plain(checkpoint: Checkpoint) -> None:
     config = read_json(file)
     key = next((key for key in QUANTISED if config.get(key)), None)
     stored = set() if key is None else set(stored_weights(checkpoint).values())
-    if key is None or (stored and stored <= PLAIN):
+    if key is None:
         return
     method = config[key].get("quant_method", config[key]) if isinstance(config[key], dict) else config[key]
+    if stored and stored <= PLAIN and isinstance(method, str) and method in STORING:
+        return
     allowed = (
         "plain weights: open it where its quantisation is installed, then model.dequantize().save_pretrained(FOLDER)"
     )

@@ -64,6 +64,10 @@ def open_model(checkpoint: Checkpoint) -> PatchableModel:
         raise InputError(f"{checkpoint.whole.path}: {error}") from error
 
 
+class _ConfigError(Exception):
+    """A config of which transformers makes no network."""
+
+
 def _require_device(checkpoint: Checkpoint) -> None:
     """Refuse a device that this machine does not have."""
     given = checkpoint.device
@@ -100,7 +104,9 @@ def _read(checkpoint: Checkpoint, base: nn.Module | None) -> nn.Module:
             if keys:
                 raise InputError(f"{kind}: {keys[0]}{' and others' if len(keys) > 1 else ''}")
     except Exception as error:  # safetensors, json, torch, transformers and peft each raise their own
-        reason = str(error).strip().split("\n")[0]
+        if isinstance(error, _ConfigError):
+            file = Path(checkpoint.path) / CONFIG
+        reason = " ".join(str(error).split())
         raise InputError(f"{file}: model {checkpoint.name!r} cannot be opened ({reason})") from error
     if (bad := _not_finite(network)) is not None:
         raise InputError(f"{file}: {bad} has values that are not finite")
@@ -111,7 +117,10 @@ def _whole(checkpoint: Checkpoint) -> tuple[nn.Module, Strangers]:
     """The network that a config asks for, with the weights beside it; nothing else is read."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 
-    config, own_code = _config(checkpoint)
+    try:
+        config, own_code = _config(checkpoint)
+    except Exception as error:  # each family raises its own
+        raise _ConfigError(f"{type(error).__name__}: {error}") from error
     known = own_code or type(config) in AutoModelForCausalLM._model_mapping
     on = None if checkpoint.device == "cpu" else checkpoint.device
     asked = {
@@ -127,8 +136,10 @@ def _whole(checkpoint: Checkpoint) -> tuple[nn.Module, Strangers]:
     kind = AutoModelForCausalLM if known else AutoModelForImageTextToText
     try:
         network, loaded = kind.from_pretrained(checkpoint.path, **asked)
-    except RuntimeError as error:
+    except Exception as error:
         if "ignore_mismatched_sizes" not in str(error):
+            if not own_code:
+                _require_network(kind, config)
             raise
         # Its message names none. Without data all of them can be told, however large a config asks for.
         asked |= {"ignore_mismatched_sizes": True, "device_map": "meta"}
@@ -136,6 +147,15 @@ def _whole(checkpoint: Checkpoint) -> tuple[nn.Module, Strangers]:
     sizes = {key: (found, wanted) for key, found, wanted in loaded["mismatched_keys"]}
     strangers = {kind: sorted(loaded[kind.replace(" ", "_")]) for kind in ("missing keys", "unexpected keys")}
     return network, strangers | {"other shape": _shapes(sizes)}
+
+
+def _require_network(kind: type, config: PreTrainedConfig) -> None:
+    """Refuse a config of which no network can be made, without its data."""
+    try:
+        with torch.device("meta"):
+            kind.from_config(config)  # type: ignore[attr-defined]
+    except Exception as error:  # each family raises its own
+        raise _ConfigError(f"{type(error).__name__}: {error}") from error
 
 
 def _config(checkpoint: Checkpoint) -> tuple[PreTrainedConfig, bool]:
@@ -148,6 +168,7 @@ def _config(checkpoint: Checkpoint) -> tuple[PreTrainedConfig, bool]:
         kind = type(AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=checkpoint.trust_remote_code))
     else:
         kind = CONFIG_MAPPING[settings["model_type"]]
+        settings.pop("auto_map", None)
     return kind.from_dict(plain_settings(settings)), own_code
 
 

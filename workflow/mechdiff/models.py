@@ -228,6 +228,7 @@ def patchable(name: str, network: nn.Module) -> PatchableModel:
     attentions = tuple(_child(layer, ATTENTIONS, f"{kind}: layer {i}") for i, layer in enumerate(layers))
     outputs = tuple(_child(a, OUTPUTS, f"{kind}: attention of layer {i}") for i, a in enumerate(attentions))
     model = PatchableModel(name, network, layers, attentions, outputs, way_of(attentions[0]), 0, 0, 0)
+    elsewhere = f"{kind}: its heads' outputs are not what enters the output projection; {_ALLOWED}"
     seen: dict[str, Any] = {}
 
     def attend(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:
@@ -246,6 +247,8 @@ def patchable(name: str, network: nn.Module) -> PatchableModel:
     try:
         with standing_in(layers[0], first) as whole, model.attending(0, attend), suppress(_FoundError), torch.no_grad():
             network(input_ids=token, use_cache=False)
+    except Exception as error:  # whatever a family does with outputs that are not as it wants them
+        raise InputError(elsewhere) from error
     finally:
         hook.remove()
     if "z" not in seen:
@@ -253,7 +256,7 @@ def patchable(name: str, network: nn.Module) -> PatchableModel:
     heads, head_dim = seen["q"][1], seen["q"][3]
     same = seen["entering"].shape[-1] == heads * head_dim and seen["k"] == seen["v"]
     if not same or heads % seen["k"][1] or not _equal(seen["entering"], seen["z"].flatten(-2)):
-        raise InputError(f"{kind}: its heads' outputs are not what enters the output projection; {_ALLOWED}")
+        raise InputError(elsewhere)
     return replace(
         model,
         heads_per_layer=heads,
