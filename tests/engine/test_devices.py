@@ -32,8 +32,9 @@ def outcomes(model: PatchableModel) -> list[torch.Tensor]:
     return [*found, own.grad, clean.mean_outputs()]
 
 
-@pytest.mark.parametrize("also", [(), ("wte", "embed_tokens", "word_embeddings")], ids=["a layer", "embeddings too"])
-@pytest.mark.parametrize("family", LISTS)
+@pytest.mark.parametrize(
+    ("family", "also"), [*((family, ()) for family in LISTS), ("llama", ("embed_tokens",)), ("gptj", ("wte",))]
+)
 def test_weights_on_disk_are_brought_in_as_they_are_run(family, also, tmp_path):
     whole = patchable("whole", tiny(family))
     whole.network.save_pretrained(tmp_path / "checkpoint")

@@ -142,23 +142,21 @@ def test_bfloat16_passes_the_checks_of_a_model_and_ablates_as_float32_does(devic
     assert max(off.values()) <= BFLOAT16_LOGIT and all(a < b for a, b in zip(null, zero, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("family", "dtype", "embedded"), [("llama-3", torch.bfloat16, True), ("gptj", torch.float32, False)]
-)
-def test_a_model_spread_over_the_cpu_and_a_device(device, family, dtype, embedded):
+@pytest.mark.parametrize(("family", "dtype"), [("llama-3", torch.bfloat16), ("gptj", torch.float32)])
+def test_a_model_spread_over_the_cpu_and_a_device(device, family, dtype):
     """Embeddings and one layer on the one, the other layers on the other."""
     body, layers = {"llama-3": ("model", "layers"), "gptj": ("transformer", "h")}[family]
-    here, there = (device, "cpu") if embedded else ("cpu", device)
-    network, whole = tiny(family).to(dtype), on("cpu", family, dtype)
-    others = [f"{body}.{name}" for name, _ in getattr(network, body).named_children() if name != layers]
-    places = dict.fromkeys([*others, "lm_head"], here)
-    places |= {f"{body}.{layers}.{i}": here if i == 1 else there for i in range(LAYERS)}
-    spread = dispatch_model(network, places, main_device=here, offload_buffers=True, force_hooks=True)
-    s = replace(whole, model=patchable("spread", spread))
-    tolerance = ON_GPU if dtype is torch.float32 else BFLOAT16_LOGIT
-    wanted = outcomes(whole)
-    for kind, found in outcomes(s).items():
-        torch.testing.assert_close(found, wanted[kind], atol=tolerance, rtol=0)
+    whole = on("cpu", family, dtype)
+    wanted, tolerance = outcomes(whole), ON_GPU if dtype is torch.float32 else BFLOAT16_LOGIT
+    # With embeddings on a GPU, weights that wait on the CPU are brought there by accelerate, which no pretending takes.
+    for here, there in [("cpu", device), ("cuda", "cpu")][: 2 if device == "cuda" else 1]:
+        network = tiny(family).to(dtype)
+        others = [f"{body}.{name}" for name, _ in getattr(network, body).named_children() if name != layers]
+        places = dict.fromkeys([*others, "lm_head"], here)
+        places |= {f"{body}.{layers}.{i}": here if i == 1 else there for i in range(LAYERS)}
+        spread = dispatch_model(network, places, main_device=here, offload_buffers=True, force_hooks=True)
+        for kind, found in outcomes(replace(whole, model=patchable("spread", spread))).items():
+            torch.testing.assert_close(found, wanted[kind], atol=tolerance, rtol=0)
 
 
 @gpu
