@@ -19,7 +19,7 @@ COMMENTED = [
     for pattern in ("*.yaml", "*.txt")
     for file in sorted((ROOT / folder).rglob(pattern))
 ]
-PROGRAMS = ("snakemake", "mechdiff", "pytest", "make", "pip", "python", "python3.11", "sed", ".")
+PROGRAMS = ("snakemake", "mechdiff", "pytest", "make", "pip", "python", "python3.11", "bash", "sed", ".")
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ def forge(folder: Path, model: str, faithfulness: float) -> None:
         record = folder / RUN / f"{name}.record.json"
         told = json.loads(record.read_text())
         for file in told[kind]:
-            file["sha256"] = file_sha256(folder / file["path"])
+            at = folder / file["path"]
+            file |= {"sha256": file_sha256(at), "bytes": at.stat().st_size}
         record.write_text(json.dumps(told))
     sealed = json.loads((folder / RUN / "manifest.json").read_text())["records"]
     made = {"run": RUN, "records": {name: file_sha256(folder / name) for name in sealed}}

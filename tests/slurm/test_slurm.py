@@ -63,7 +63,7 @@ def started(folder: Path, env: dict[str, str], *arguments: str) -> subprocess.Po
 
 def ended(process: subprocess.Popen) -> str:
     """What it printed, once it ended well."""
-    printed, _ = process.communicate(timeout=900)
+    printed, _ = process.communicate(timeout=2400)
     assert process.returncode == 0, printed
     return printed
 

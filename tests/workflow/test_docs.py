@@ -158,7 +158,7 @@ def run_shell(line: str, folder: Path, monkeypatch) -> None:
             (check_mechdiff if program == "mechdiff" else check_python)(arguments, folder)
         else:
             by_program = {"snakemake": check_snakemake, "pytest": check_pytest, "make": check_make, "pip": check_pip}
-            (by_program | {".": check_activate})[program](arguments)
+            (by_program | {"bash": check_bash, ".": check_activate})[program](arguments)
 
 
 def check_snakemake(arguments: list[str]) -> None:
@@ -193,6 +193,12 @@ def check_mechdiff(arguments: list[str], folder: Path) -> None:
             _run_mechdiff(folder, arguments)
     else:
         assert _run_mechdiff(folder, [re.sub(r"^results/(mini|a|b)\b", RUN, a) for a in arguments]) == 0, arguments
+
+
+def check_bash(arguments: list[str]) -> None:
+    """A script of the project that can be read; what it does has a test of its own."""
+    script, *_ = arguments
+    subprocess.run(["bash", "-n", ROOT / script], check=True)
 
 
 def check_pytest(arguments: list[str]) -> None:

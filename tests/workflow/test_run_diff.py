@@ -102,7 +102,7 @@ def test_cells_are_told_largest_difference_first_in_units_of_their_column(finish
 
     def change(record):
         for file in record["outputs"]:
-            file["sha256"] = file_sha256(file["path"])
+            file |= {"sha256": file_sha256(file["path"]), "bytes": Path(file["path"]).stat().st_size}
 
     found, equal = run_diff(finished / RUN, resealed(other, "tables/table_cmap.record.json", change))
     assert set(found) == {"numbers"} and "table_cmap" not in equal and len(equal) == 12
