@@ -126,7 +126,7 @@ def test_what_commands_of_the_documents_print_is_what_the_default_run_prints(shi
                 done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
                 assert matches(shown, done.stdout), f"{block.place}: {done.stdout}{done.stderr}"
                 compared += 1
-    assert compared >= 4
+    assert compared >= 3
 
 
 def test_the_table_of_seeds_has_this_seeds_numbers(request, tables, table_1):
