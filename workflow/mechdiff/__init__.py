@@ -2,9 +2,10 @@
 
 The package reads top-down as the experiment does. A module imports from those above it and never from those below:
 
-    errors, seeds, heads, shards         what a user can mend; random streams; groups and circuits; blocks of examples
+    text, errors, reading                text as it leaves the program; what a user can mend; files that users bring
+    seeds, heads, shards                 random streams; groups and circuits; blocks of examples
     task, dataset, desiderata            scenes, prompts and named positions; the splits; pairs with a known effect
-    checkpoints, hub, config             models, read without opening them; those of the hub, fetched; the configuration
+    checkpoints, hub, schema, config     models, read without opening them; those of the hub, fetched; the configuration
     attending, models, hooks             attention, stood in for; networks as they are patched
     loading, examples                    checkpoints opened for it; splits as tensors
     engine, reference                    recomputed causal cones; whole forward passes, to which the engine is held
