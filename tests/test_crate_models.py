@@ -17,7 +17,7 @@ RECORD: dict[str, Any] = {
     "mechdiff": "0.1.0",
     "wildcards": {},
     "params": {"seed": 20, "code": "c"},
-    "code": {"version": "c"},
+    "code": {"version": "c", "modules": {}},
     "environment": {"python": "3.11.7", "packages": {"snakemake": "9.27.1"}, "device": "cpu", "threads": 1},
     "git": None,
     "started": "2026-01-02T03:04:05+00:00",

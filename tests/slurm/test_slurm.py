@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from mechdiff.config import checked
+from mechdiff.locks import RUNS
 from mechdiff.resources import model_resources
 from micro import ROOT
 from slurm_node import NODE, cluster, slurm, wait, why_not
@@ -157,6 +158,11 @@ def running(env: dict[str, str]) -> list[str]:
     return slurm(env, "squeue", "-h", "-t", "RUNNING", "-o", "%i").split()
 
 
+def at_work(folder: Path, env: dict[str, str]) -> list[str]:
+    """The jobs that run and that the run which sent them knows of."""
+    return [job for job in running(env) if list(folder.glob(f".snakemake/{RUNS}/*/{job}"))]
+
+
 def waiting(env: dict[str, str]) -> list[str]:
     return slurm(env, "squeue", "-h", "-t", "PENDING", "-o", "%i").split()
 
@@ -202,27 +208,31 @@ def test_a_node_that_fails_and_comes_back_costs_time_alone(finished, local, tmp_
 
 
 def test_snakemake_may_be_killed_while_its_jobs_are_in_the_queue(finished, local, tmp_path, env):
-    """Five kills at random moments. The next run cancels the jobs of the killed one; one that was held back starts when
-    all is done again, and touches nothing."""
+    """Three kills at random moments. The next run cancels the jobs of the killed one that are still there; one that was
+    held back starts when all is done again, and touches nothing."""
     folder, rng = tmp_path / "clone", random.Random(3)
     shutil.copytree(finished, folder)
     for done in ("evaluation", "completeness", "attention_knockout"):
         shutil.rmtree(folder / RUN / done)
     command = ["--profile", "slurm", *IMPATIENT]
-    before, late = max((job["JobId"] for job in told(env)), key=int), None
-    for _ in range(5):
+    late = left = None
+    for kill in range(3):
         process = started(folder, env, *command)
         wait(lambda run=process: waiting(env) or run.poll() is not None, "a job that waits for a CPU")
         if not late:
             late = waiting(env)[-1]
             slurm(env, "scontrol", "hold", late)
         time.sleep(rng.uniform(2, 12))
+        if kill == 2:  # a job that is still there when the next run begins
+            wait(lambda: at_work(folder, env), "a job at work")
+            left = at_work(folder, env)[0]
+            slurm(env, "scontrol", "suspend", left)
         process.kill()
         process.communicate()
     ended(started(folder, env, *command))
     slurm(env, "scontrol", "release", late)
     wait(lambda: not slurm(env, "squeue", "-h"), "the last jobs")
-    assert "CANCELLED" in {job["JobState"] for job in told(env) if int(job["JobId"]) >= int(before)}
+    assert told(env, left)[0]["JobState"] == "CANCELLED"
     (job,) = told(env, late)
     (log,) = (folder / "results" / "slurm_logs").rglob(f"{late}.log")
     assert job["JobState"] == "FAILED" and "the run that sent this job is over" in log.read_text()
