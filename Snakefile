@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from mechdiff.config import DEFAULT_CONFIG, shipped
-from mechdiff.reading import check_config_files
+from mechdiff.running.config import DEFAULT_CONFIG, shipped
+from mechdiff.common.reading import check_config_files
 
 
 report: "workflow/report/workflow.rst"

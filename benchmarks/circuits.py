@@ -25,13 +25,13 @@ from setting import (
     spread,
 )
 
+from mechdiff.circuits import Circuit, Group, Position
 from mechdiff.engine.edits import Keep
+from mechdiff.engine.plain import PlainRun
 from mechdiff.engine.run import Run
-from mechdiff.evaluation import circuits_correct, count_correct, random_circuit
-from mechdiff.heads import Circuit, Group, Position
-from mechdiff.minimality import minimality
-from mechdiff.models import PatchableModel
-from mechdiff.reference import PlainRun
+from mechdiff.experiments.faithfulness import circuits_correct, count_correct, random_circuit
+from mechdiff.experiments.minimality import minimality
+from mechdiff.models.patchable import PatchableModel
 
 
 def circuit_of(model: PatchableModel, group: int, others: int) -> Circuit:

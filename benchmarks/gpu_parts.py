@@ -34,17 +34,24 @@ from setting import (
 )
 from seven_billion import Scale, Work, circuit_steps, counted, discovery_steps, timed
 
-from mechdiff.checkpoints import Checkpoint, read_tokenizer
-from mechdiff.dataset import build_split
+from mechdiff.circuits import LOGITS, Circuit, Position
+from mechdiff.engine.examples import clean_examples, noise_examples
 from mechdiff.engine.run import Run
-from mechdiff.evaluation import count_correct, model_correct
-from mechdiff.examples import clean_examples, noise_examples
-from mechdiff.heads import LOGITS, Circuit, Position
-from mechdiff.loading import open_model
-from mechdiff.minimality import minimality
-from mechdiff.models import PatchableModel, patchable
-from mechdiff.path_patching import Step, change_table, receiver_heads, relative_changes, score_table, select_candidates
-from mechdiff.task import BoxTask, read_objects
+from mechdiff.experiments.faithfulness import count_correct, model_correct
+from mechdiff.experiments.minimality import minimality
+from mechdiff.experiments.path_patching import (
+    Step,
+    change_table,
+    receiver_heads,
+    relative_changes,
+    score_table,
+    select_candidates,
+)
+from mechdiff.models.checkpoints import Checkpoint, read_tokenizer
+from mechdiff.models.loading import open_model
+from mechdiff.models.patchable import PatchableModel, patchable
+from mechdiff.tasks.boxes.dataset import build_split
+from mechdiff.tasks.boxes.task import BoxTask, read_objects
 
 SCORES = 1e-4  # by which the mini family's path-patching scores may differ between devices
 COUNTS = (4, 16, 50, 100, 300, 500)

@@ -41,13 +41,13 @@ from setting import (
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from mechdiff.circuits import Head, Position, all_heads
 from mechdiff.engine.edits import Part
+from mechdiff.engine.examples import Examples
+from mechdiff.engine.plain import PlainRun
 from mechdiff.engine.run import Run
-from mechdiff.examples import Examples
-from mechdiff.heads import Head, Position, all_heads
-from mechdiff.models import PatchableModel, patchable
-from mechdiff.path_patching import relative_changes
-from mechdiff.reference import PlainRun
+from mechdiff.experiments.path_patching import relative_changes
+from mechdiff.models.patchable import PatchableModel, patchable
 
 CALL = {"use_cache": False, "logits_to_keep": 1}  # how the network is called: the last token's logits only
 TOLERANCE = 1e-5

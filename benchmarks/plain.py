@@ -34,11 +34,11 @@ from setting import (
     seconds,
 )
 
-from mechdiff import reference
+from mechdiff.circuits import Head
+from mechdiff.engine import plain as reference
+from mechdiff.engine.examples import Examples
 from mechdiff.engine.run import Run
-from mechdiff.examples import Examples
-from mechdiff.heads import Head
-from mechdiff.models import PatchableModel
+from mechdiff.models.patchable import PatchableModel
 
 
 def sample(senders: list[Head], count: int) -> list[Head]:

@@ -11,8 +11,9 @@ import argparse
 import time
 from pathlib import Path
 
-from mechdiff import provenance
-from mechdiff.provenance import code_version, environment, git_state, hashed_files, read_record
+from mechdiff.provenance import code
+from mechdiff.provenance.code import code_version
+from mechdiff.provenance.records import environment, git_state, hashed_files, read_record
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "workflow" / "scripts"
 
@@ -23,7 +24,8 @@ def main() -> None:
     records = [read_record(file) for file in read_record(Path(parser.parse_args().run) / "manifest.json")["records"]]
     recording = 0.0
     for record in records:
-        provenance._imports.cache_clear()  # each job is a process of its own
+        code.imports.cache_clear()  # each job is a process of its own
+        code.what_it_does.cache_clear()
         started = time.perf_counter()
         hashed_files(file["path"] for file in (*record["inputs"], *record["outputs"]))
         environment(1), git_state(), code_version(SCRIPTS / f"{record['rule']}.py")

@@ -19,10 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from mechdiff.circuits import Head, Position
 from mechdiff.engine.edits import Part, PathPatch
-from mechdiff.examples import Examples
-from mechdiff.heads import Head, Position
-from mechdiff.models import PatchableModel, patchable
+from mechdiff.engine.examples import Examples
+from mechdiff.models.patchable import PatchableModel, patchable
 
 RESULTS = Path(__file__).parent / "results"
 MEMORY = 4_000_000_000

@@ -33,13 +33,13 @@ from setting import (
     spread,
 )
 
+from mechdiff.circuits import Circuit, Group, Position
 from mechdiff.engine.edits import Keep
 from mechdiff.engine.memory import peak_bytes
 from mechdiff.engine.run import Run
-from mechdiff.evaluation import random_circuit
-from mechdiff.heads import Circuit, Group, Position
-from mechdiff.minimality import context_size, pair_circuits
-from mechdiff.models import PatchableModel
+from mechdiff.experiments.faithfulness import random_circuit
+from mechdiff.experiments.minimality import context_size, pair_circuits
+from mechdiff.models.patchable import PatchableModel
 
 SMALL = Shape(12, 12, 768, 3072, 32000)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer
 
-from mechdiff.task import LABELS, BoxTask
+from mechdiff.tasks.boxes.task import LABELS, BoxTask
 from micro import OBJECTS, word_tokenizer
 
 # No test is about time: a loaded machine must not fail one.

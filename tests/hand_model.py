@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mechdiff.attending import by_product
-from mechdiff.models import PatchableModel
+from mechdiff.models.attention import by_product
+from mechdiff.models.patchable import PatchableModel
 
 HEADS, WIDTH = 2, 2
 

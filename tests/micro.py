@@ -10,9 +10,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mechdiff.dataset import SPLITS, build_split
-from mechdiff.models import PatchableModel, patchable
-from mechdiff.task import BoxTask, read_objects
+from mechdiff.models.patchable import PatchableModel, patchable
+from mechdiff.tasks.boxes.dataset import SPLITS, build_split
+from mechdiff.tasks.boxes.task import BoxTask, read_objects
 
 torch.set_num_threads(1)  # micro-models: threads cost more than they give, and jobs run with one
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from mechdiff.circuits import Position
 from mechdiff.engine.edits import Edit, PathPatch
+from mechdiff.engine.examples import Examples
+from mechdiff.engine.plain import PlainRun
 from mechdiff.engine.run import Run
-from mechdiff.examples import Examples
-from mechdiff.heads import Position
-from mechdiff.models import PatchableModel
-from mechdiff.reference import PlainRun
+from mechdiff.models.patchable import PatchableModel
 from micro import micro_llama
 
 VOCABULARY = 50

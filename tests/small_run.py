@@ -11,8 +11,9 @@ from pathlib import Path
 
 import yaml
 
-from mechdiff.cells import read_table
-from mechdiff.provenance import digest, file_sha256, manifest_text
+from mechdiff.common.files import digest, file_sha256
+from mechdiff.provenance.cells import read_table
+from mechdiff.provenance.records import manifest_text
 from micro import ROOT
 
 CONFIG = "config/test.yaml"

@@ -8,10 +8,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from families import HEADS, LAYERS, tiny
+from mechdiff.circuits import Head
 from mechdiff.engine.edits import Block, Keep, Part, PathPatch, Replace
 from mechdiff.engine.run import Run
-from mechdiff.heads import Head
-from mechdiff.models import PatchableModel, patchable
+from mechdiff.models.patchable import PatchableModel, patchable
 from random_runs import EXACT, LAST, OBJECT, PREVIOUS, QUERY, Setting, prompts
 
 RECEIVERS = (Head(1, 0), Head(2, 3))

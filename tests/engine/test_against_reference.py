@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mechdiff.circuits import Head, Position
 from mechdiff.engine.edits import Block, Edit, Keep, Mix, Part, PathPatch, Replace
+from mechdiff.engine.plain import PlainRun
 from mechdiff.engine.run import Run
-from mechdiff.heads import Head, Position
-from mechdiff.models import PatchableModel
-from mechdiff.reference import PlainRun
+from mechdiff.models.patchable import PatchableModel
 from micro import micro_llama
 from random_runs import EXACT, LAST, PREVIOUS, QUERY, VOCABULARY, Setting, setting
 

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from mechdiff.circuits import Head
+from mechdiff.common.errors import InputError
 from mechdiff.engine.edits import Block, Keep, Mix, Part, PathPatch, Replace
 from mechdiff.engine.memory import Memory, peak_bytes
 from mechdiff.engine.run import Run
-from mechdiff.errors import InputError
-from mechdiff.heads import Head
 from micro import micro_llama
 from random_runs import LAST, PREVIOUS, QUERY, Setting, prompts, setting
 

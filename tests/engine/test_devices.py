@@ -7,10 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from families import HEADS, LAYERS, tiny
+from mechdiff.circuits import Head
 from mechdiff.engine.edits import Block, Keep, Mix, Part, PathPatch, Replace
 from mechdiff.engine.run import Run
-from mechdiff.heads import Head
-from mechdiff.models import PatchableModel, patchable
+from mechdiff.models.patchable import PatchableModel, patchable
 from random_runs import EXACT, LAST, OBJECT, PREVIOUS, QUERY, prompts
 
 RECEIVERS = (Head(1, 0), Head(2, 3))

@@ -5,13 +5,13 @@ import torch
 from transformers import AutoModelForCausalLM, FalconConfig, OPTConfig
 
 from families import FAMILIES, HEADS, LAYERS, VOCABULARY, tiny
+from mechdiff.circuits import Head
 from mechdiff.engine.edits import Block, Keep, Mix, Part, PathPatch, Replace
+from mechdiff.engine.plain import PlainRun, everything
 from mechdiff.engine.run import Run
-from mechdiff.heads import Head
-from mechdiff.hooks import attention_weights, capture_outputs, last_logits
-from mechdiff.model_check import capture_difference, null_patch_differences, zero_patch_differences
-from mechdiff.models import patchable
-from mechdiff.reference import PlainRun, everything
+from mechdiff.experiments.model_check import capture_difference, null_patch_differences, zero_patch_differences
+from mechdiff.models.hooks import attention_weights, capture_outputs, last_logits
+from mechdiff.models.patchable import patchable
 from random_runs import EXACT, LAST, OBJECT, PREVIOUS, QUERY, Setting, prompts
 
 INPUTS = [{Part.QUERY}, {Part.KEY}, {Part.VALUE}, {Part.QUERY, Part.KEY, Part.VALUE}]

@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mechdiff.checkpoints import Checkpoint, read_tokenizer
-from mechdiff.config import read_planted
-from mechdiff.dataset import build_split
+from mechdiff.circuits import Head, Position
 from mechdiff.engine.edits import Block, Keep, Part, PathPatch, Replace
+from mechdiff.engine.examples import clean_examples, noise_examples
 from mechdiff.engine.run import Run
-from mechdiff.examples import clean_examples, noise_examples
-from mechdiff.heads import Head, Position
-from mechdiff.loading import open_model
-from mechdiff.task import BoxTask
+from mechdiff.models.checkpoints import Checkpoint, read_tokenizer
+from mechdiff.models.loading import open_model
+from mechdiff.running.config import read_planted
+from mechdiff.tasks.boxes.dataset import build_split
+from mechdiff.tasks.boxes.task import BoxTask
 from micro import OBJECTS, ROOT
 from random_runs import Setting
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mechdiff.circuits import Head, Position
 from mechdiff.engine.edits import Block, Keep, Mix, Part, PathPatch, Replace
 from mechdiff.engine.run import Run
-from mechdiff.heads import Head, Position
-from mechdiff.models import patchable
+from mechdiff.models.patchable import patchable
 from micro import micro_llama
 from random_runs import LAST, PREVIOUS, QUERY, VOCABULARY, Setting, setting
 

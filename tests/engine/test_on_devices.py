@@ -14,11 +14,11 @@ from accelerate import dispatch_model
 from safetensors.torch import load_file, save_file
 
 from families import HEADS, LAYERS, tiny
+from mechdiff.circuits import Head
 from mechdiff.engine.edits import Block, Keep, Mix, Part, PathPatch, Replace
 from mechdiff.engine.run import Run
-from mechdiff.heads import Head
-from mechdiff.model_check import capture_difference, null_patch_differences, zero_patch_differences
-from mechdiff.models import PatchableModel, patchable
+from mechdiff.experiments.model_check import capture_difference, null_patch_differences, zero_patch_differences
+from mechdiff.models.patchable import PatchableModel, patchable
 from pretended import DEVICE, NAME, move
 from random_runs import LAST, OBJECT, ON_GPU, PREVIOUS, QUERY, Setting, prompts, setting
 

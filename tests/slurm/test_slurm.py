@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mechdiff.config import checked
-from mechdiff.locks import RUNS
-from mechdiff.resources import model_resources
+from mechdiff.running.config import checked
+from mechdiff.running.locks import RUNS
+from mechdiff.running.resources import model_resources
 from micro import ROOT
 from slurm_node import NODE, cluster, slurm, wait, why_not
 

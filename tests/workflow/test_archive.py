@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mechdiff.archive import archive, audit_archive
-from mechdiff.audit import audit
-from mechdiff.errors import InputError
+from mechdiff.common.errors import InputError
+from mechdiff.provenance.archive import archive, audit_archive
+from mechdiff.provenance.audit import audit
 from micro import ROOT
 from small_run import RUN, copy_of, mechdiff
 

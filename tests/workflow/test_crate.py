@@ -19,9 +19,10 @@ from requests.adapters import HTTPAdapter
 from requests_cache import CachedSession
 from urllib3 import HTTPResponse
 
-from mechdiff.crate import describe
-from mechdiff.crate_files import gather
-from mechdiff.provenance import file_sha256, read_record
+from mechdiff.common.files import file_sha256
+from mechdiff.provenance.crate import describe
+from mechdiff.provenance.crate_files import gather
+from mechdiff.provenance.records import read_record
 from micro import ROOT
 
 RUN = Path("results/test")

@@ -31,12 +31,12 @@ from snakemake.cli import get_argument_parser, parse_args
 
 from documents import PROGRAMS, Block, blocks, in_comments, inline, matches
 from mechdiff import cli
-from mechdiff import config as configuration
-from mechdiff.checkpoints import read_tokenizer
+from mechdiff.circuits import Head
 from mechdiff.engine import edits
 from mechdiff.engine.run import Run
-from mechdiff.heads import Head
-from mechdiff.task import BoxTask, Scene
+from mechdiff.models.checkpoints import read_tokenizer
+from mechdiff.running import config as configuration
+from mechdiff.tasks.boxes.task import BoxTask, Scene
 from micro import OBJECTS, ROOT, micro_llama
 from random_runs import LAST, VOCABULARY, prompts
 from small_run import CONFIG, RUN, copy_of, forge

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mechdiff.cells import key_columns, read_table
-from mechdiff.errors import InputError
-from mechdiff.explain import explain, printed_cell
-from mechdiff.provenance import file_sha256
+from mechdiff.common.errors import InputError
+from mechdiff.common.files import file_sha256
+from mechdiff.provenance.cells import key_columns, read_table
+from mechdiff.provenance.explain import explain, printed_cell
 from small_run import RUN, copy_of, forge, mechdiff
 
 TABLE_1 = f"{RUN}/tables/table_1.csv"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from markup import NAMES, Page
-from mechdiff.audit import audit
+from mechdiff.provenance.audit import audit
 from small_run import CONFIG, mechdiff, new_folder, snakemake
 
 pytestmark = pytest.mark.whole_run

@@ -203,7 +203,7 @@ for script in sys.argv[1:]:
 VERSIONS = """
 import sys
 from pathlib import Path
-from mechdiff.provenance import PACKAGE, code_version
+from mechdiff.provenance.code import PACKAGE, code_version
 before = {script: code_version(script) for script in sys.argv[1:]}
 for module in sorted(PACKAGE.rglob("*.py")):
     source = module.read_bytes()

@@ -7,8 +7,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from mechdiff import config as configuration
-from mechdiff.family.files import read_family
+from mechdiff.organisms.files import read_family
+from mechdiff.running import config as configuration
 from micro import ROOT
 from small_run import snakemake
 

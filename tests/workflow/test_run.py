@@ -14,10 +14,10 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from mechdiff.audit import audit
-from mechdiff.config import checked
-from mechdiff.errors import InputError
-from mechdiff.explain import explain
+from mechdiff.common.errors import InputError
+from mechdiff.provenance.audit import audit
+from mechdiff.provenance.explain import explain
+from mechdiff.running.config import checked
 from micro import ROOT
 from small_run import CONFIG, RUN, new_folder, snakemake
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mechdiff.cells import read_table
-from mechdiff.provenance import build_manifest, file_sha256, manifest_text
-from mechdiff.run_diff import diff_text, differing_cells, run_diff
+from mechdiff.common.files import file_sha256
+from mechdiff.provenance.cells import read_table
+from mechdiff.provenance.diff import diff_text, differing_cells, run_diff
+from mechdiff.provenance.records import build_manifest, manifest_text
 from small_run import RUN, copy_of, mechdiff
 
 
@@ -70,14 +71,16 @@ def test_another_environment_and_other_code_are_told(finished, other):
     def change(record):
         record["environment"]["packages"]["numpy"] = "1.0"
         record["environment"]["device"] = "cuda:0 (A GPU)"
-        record["code"]["modules"]["mechdiff/cmap.py"] = "0" * 64
+        record["code"]["modules"]["mechdiff/experiments/cmap.py"] = "0" * 64
         record["git"] = None
 
     found, _ = run_diff(finished / RUN, resealed(other, "cmap/mini-goat.record.json", change))
     assert set(found) == {"code", "environment"}
     assert found["environment"][0] == "device: cpu | cpu, cuda:0 (A GPU)"
     assert found["environment"][1].startswith("numpy: ") and " | 1.0, " in found["environment"][1]
-    assert found["code"][0].startswith("mechdiff/cmap.py: ") and found["code"][0].endswith(" | 000000000000")
+    assert found["code"][0].startswith("mechdiff/experiments/cmap.py: ") and found["code"][0].endswith(
+        " | 000000000000"
+    )
     assert found["code"][1].startswith("git commit: ") and "no checkout" in found["code"][1]
 
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 
-from mechdiff.audit import audit
+from mechdiff.provenance.audit import audit
 from micro import ROOT
 
 pytestmark = pytest.mark.whole_run

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mechdiff.audit import audit
-from mechdiff.errors import InputError
+from mechdiff.common.errors import InputError
+from mechdiff.provenance.audit import audit
 from small_run import RUN, copy_of
 
 SWAPS = 200

@@ -14,9 +14,9 @@ import yaml
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from families import tiny
-from mechdiff.archive import archive, audit_archive
-from mechdiff.audit import audit
-from mechdiff.explain import explain
+from mechdiff.provenance.archive import archive, audit_archive
+from mechdiff.provenance.audit import audit
+from mechdiff.provenance.explain import explain
 from micro import ROOT
 
 pytestmark = pytest.mark.whole_run

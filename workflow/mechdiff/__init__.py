@@ -1,28 +1,22 @@
 """mechdiff: what did fine-tuning change inside the model?
 
-The package reads top-down as the experiment does. A module imports from those above it and never from those below:
+One idea a room. A room imports from those above it in this list and never from those below; the linter holds them to it:
 
-    text, errors, reading                text as it leaves the program; what a user can mend; files that users bring
-    seeds, heads, shards                 random streams; groups and circuits; blocks of examples
-    task, dataset, desiderata            scenes, prompts and named positions; the splits; pairs with a known effect
-    checkpoints, hub, schema, config     models, read without opening them; those of the hub, fetched; the configuration
-    attending, models, hooks             attention, stood in for; networks as they are patched
-    loading, examples                    checkpoints opened for it; splits as tensors
-    engine, reference                    recomputed causal cones; whole forward passes, to which the engine is held
-    model_check                          before any experiment: is the model read correctly?
-    path_patching, stability             circuit discovery (paper, section 4.1); would it find the same again?
-    evaluation, minimality, completeness F(C), faithfulness, random circuits; pruning (section 4.2, appendices B and C)
-    dcm, activation_patching             which heads carry what (sections 5.1 and 5.2)
-    cmap, attention_knockout             across models (section 6); edges of attention (appendix A)
-    staging, provenance, progress        outputs whole or not at all; where each number came from; how far work is
-    locks, resources                     runs that were killed; what a job asks of a cluster
-    columns, intervals, published        words, resampled scenes and the paper's numbers, for
-    tables, figures, verdict             what a reader sees
-    sealed, audit, archive               a finished run; verified; packed into one file
-    explain, run_diff, crate             the origin of one cell; two runs compared; a run as other tools read it
-    study, cli                           the same in a notebook; the ``mechdiff`` command
-
-``family`` trains the default models; nothing else imports it.
+    common       errors, text as it leaves the program, files that users bring, random streams, progress
+    circuits     heads, groups, circuits and the positions at which they act
+    tasks        boxes: the paper's task: scenes and prompts, the splits, desiderata (section 3, appendix J)
+    models       checkpoints and the hub, read without opening them; networks opened so that they can be patched
+    engine       edits as data, run as recomputed causal cones; ``plain``: whole forward passes, to which it is held
+    experiments  model_check: before any other, is the model read correctly?
+                 path_patching, stability: circuit discovery (section 4.1); would it find the same again?
+                 faithfulness, minimality, completeness: F(C), pruning, what is missing (section 4.2, appendices B, C)
+                 dcm, activation_patching: which heads carry what (sections 5.1 and 5.2)
+                 cmap: across models (section 6); knockout, attention_patterns: attention (appendix A)
+    running      the configuration, what a job asks of a cluster, locks, outputs put in place whole or not at all
+    report       what a reader sees: intervals, tables, figures, the verdict, the paper's numbers beside them
+    provenance   code versions and records of jobs; a finished run audited, explained, compared, packed
+    organisms    the default models, planted and trained
+    study, cli   the experiments in a notebook; the ``mechdiff`` command
 """
 
 __version__ = "0.1.0"

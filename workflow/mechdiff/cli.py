@@ -9,10 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
-from mechdiff.archive import archive, audit_archive
-from mechdiff.audit import Audit, audit
-from mechdiff.errors import InputError
-from mechdiff.text import plain
+from mechdiff.common.errors import InputError
+from mechdiff.common.text import plain
+from mechdiff.provenance.archive import archive, audit_archive
+from mechdiff.provenance.audit import Audit, audit
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,15 +61,15 @@ def _audit(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from mechdiff.explain import explain  # pandas, which an audit need not wait for
-    from mechdiff.explanation import explanation_text
+    from mechdiff.provenance.explain import explain
+    from mechdiff.provenance.explanation import explanation_text
 
     found = explain(options.table, options.row, options.column)
     print(json.dumps(found, indent=2) if options.json else explanation_text(found))
 
 
 def _diff(options: argparse.Namespace) -> None:
-    from mechdiff.run_diff import diff_text  # pandas, as above
+    from mechdiff.provenance.diff import diff_text
 
     print(diff_text(options.a, options.b))
 

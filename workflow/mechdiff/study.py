@@ -19,22 +19,18 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from mechdiff import config as configuration
-from mechdiff.checkpoints import read_tokenizer, tokenizer_folder
-from mechdiff.cmap import cmap
-from mechdiff.columns import FUNCTIONAL
-from mechdiff.dataset import build_split
-from mechdiff.dcm import Mask, Pairs, Training, functional_circuit, masks
-from mechdiff.desiderata import DESIDERATA, PARTS, build_desideratum
+from mechdiff.circuits import LOGITS, Circuit, Position
+from mechdiff.common.reading import read_config
+from mechdiff.common.seeds import stream
+from mechdiff.engine.examples import clean_examples, noise_examples, with_scenes
 from mechdiff.engine.run import Run
-from mechdiff.evaluation import count_correct, evaluation_rows
-from mechdiff.examples import clean_examples, noise_examples, with_scenes
-from mechdiff.heads import LOGITS, Circuit, Position
-from mechdiff.loading import open_model
-from mechdiff.minimality import minimality
-from mechdiff.model_check import PROMPTS, capture_difference, null_patch_differences, rounding
-from mechdiff.models import PatchableModel
-from mechdiff.path_patching import (
+from mechdiff.experiments.cmap import cmap
+from mechdiff.experiments.columns import FUNCTIONAL
+from mechdiff.experiments.dcm import Mask, Pairs, Training, functional_circuit, masks
+from mechdiff.experiments.faithfulness import count_correct, evaluation_rows
+from mechdiff.experiments.minimality import minimality
+from mechdiff.experiments.model_check import PROMPTS, capture_difference, null_patch_differences, rounding
+from mechdiff.experiments.path_patching import (
     Step,
     at_rounding,
     change_table,
@@ -44,11 +40,15 @@ from mechdiff.path_patching import (
     score_table,
     select_candidates,
 )
-from mechdiff.reading import read_config
-from mechdiff.seeds import stream
-from mechdiff.tables.circuits import faithfulness_table
-from mechdiff.tables.functions import cmap_table
-from mechdiff.task import BoxTask
+from mechdiff.models.checkpoints import read_tokenizer, tokenizer_folder
+from mechdiff.models.loading import open_model
+from mechdiff.models.patchable import PatchableModel
+from mechdiff.report.tables.circuits import faithfulness_table
+from mechdiff.report.tables.functions import cmap_table
+from mechdiff.running import config as configuration
+from mechdiff.tasks.boxes.dataset import build_split
+from mechdiff.tasks.boxes.desiderata import DESIDERATA, PARTS, build_desideratum
+from mechdiff.tasks.boxes.task import BoxTask
 
 
 class Study:

@@ -6,16 +6,17 @@ from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
 
-from mechdiff import config as configuration
-from mechdiff import provenance
-from mechdiff.checkpoints import checkpoint_files, tokenizer_files, tokenizer_folder
-from mechdiff.desiderata import DESIDERATA, POSITIONAL
-from mechdiff.errors import InputError
-from mechdiff.heads import LOGITS
-from mechdiff.hub import FETCHED
-from mechdiff.locks import hold, lock, take_over, tell, told, unlock
-from mechdiff.resources import model_resources
-from mechdiff.text import Quoted, rst  # rst: for workflow/report/workflow.rst
+from mechdiff.running import config as configuration
+from mechdiff.provenance.code import code_version
+from mechdiff.provenance.records import NAMED
+from mechdiff.models.checkpoints import checkpoint_files, tokenizer_files, tokenizer_folder
+from mechdiff.tasks.boxes.desiderata import DESIDERATA, POSITIONAL
+from mechdiff.common.errors import InputError
+from mechdiff.circuits import LOGITS
+from mechdiff.models.hub import FETCHED
+from mechdiff.running.locks import hold, lock, take_over, tell, told, unlock
+from mechdiff.running.resources import model_resources
+from mechdiff.common.text import Quoted, rst
 
 try:
     if {*"{}"} & {*str(workflow.basedir)}:
@@ -98,7 +99,7 @@ wildcard_constraints:
 def code(rule_name):
     """The code version of a rule's script: a change in a module reruns the rules that use it and no others."""
     if rule_name not in CODE:
-        CODE[rule_name] = provenance.code_version(f"{workflow.basedir}/workflow/scripts/{rule_name}.py")
+        CODE[rule_name] = code_version(f"{workflow.basedir}/workflow/scripts/{rule_name}.py")
     return CODE[rule_name]
 
 
@@ -113,7 +114,7 @@ def name_params(of_rule):
         values = plain | {name: known[name](wildcards) for name in of_wildcards}
         return json.dumps(values, sort_keys=True, default=str).replace("<", "\\u003c")  # as Quoted is
 
-    of_rule.set_params(**{provenance.NAMED: named})
+    of_rule.set_params(**{NAMED: named})
 
 
 def step(wildcards):

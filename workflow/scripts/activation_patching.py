@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.activation_patching import COLUMNS, activation_patching
-from mechdiff.checkpoints import Checkpoint
-from mechdiff.columns import not_evaluated, read_each
-from mechdiff.dcm import Pairs
-from mechdiff.heads import Circuit
-from mechdiff.loading import open_model
-from mechdiff.progress import progress
-from mechdiff.provenance import job
-from mechdiff.shards import share
+from mechdiff.circuits import Circuit
+from mechdiff.common.progress import progress
+from mechdiff.experiments.activation_patching import COLUMNS, activation_patching
+from mechdiff.experiments.columns import not_evaluated, read_each
+from mechdiff.experiments.dcm import Pairs
+from mechdiff.experiments.shards import share
+from mechdiff.models.checkpoints import Checkpoint
+from mechdiff.models.loading import open_model
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.attention_knockout import COLUMNS, EDGES, attention_knockout
-from mechdiff.checkpoints import Checkpoint
-from mechdiff.columns import not_evaluated
+from mechdiff.common.progress import progress
+from mechdiff.engine.examples import clean_examples, with_scenes
 from mechdiff.engine.run import Run
-from mechdiff.examples import clean_examples, with_scenes
-from mechdiff.loading import open_model
-from mechdiff.progress import progress
-from mechdiff.provenance import job
+from mechdiff.experiments.columns import not_evaluated
+from mechdiff.experiments.knockout import COLUMNS, EDGES, attention_knockout
+from mechdiff.models.checkpoints import Checkpoint
+from mechdiff.models.loading import open_model
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.checkpoints import Checkpoint, read_tokenizer, tokenizer_folder
-from mechdiff.circuit_attention import circuit_attention
-from mechdiff.examples import clean_examples
-from mechdiff.heads import Circuit
-from mechdiff.loading import open_model
-from mechdiff.provenance import job
+from mechdiff.circuits import Circuit
+from mechdiff.engine.examples import clean_examples
+from mechdiff.experiments.attention_patterns import circuit_attention
+from mechdiff.models.checkpoints import Checkpoint, read_tokenizer, tokenizer_folder
+from mechdiff.models.loading import open_model
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.checkpoints import Checkpoint
-from mechdiff.model_check import PLAIN, check_model
-from mechdiff.provenance import job, write_text
+from mechdiff.common.files import write_text
+from mechdiff.experiments.model_check import PLAIN, check_model
+from mechdiff.models.checkpoints import Checkpoint
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

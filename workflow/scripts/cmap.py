@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.checkpoints import Checkpoint
-from mechdiff.cmap import COLUMNS, cmap, patches
-from mechdiff.columns import ALL, FUNCTIONAL, not_evaluated
+from mechdiff.circuits import Circuit
+from mechdiff.common.progress import progress
+from mechdiff.engine.examples import clean_examples, with_scenes
 from mechdiff.engine.run import Run
-from mechdiff.examples import clean_examples, with_scenes
-from mechdiff.heads import Circuit
-from mechdiff.loading import open_model
-from mechdiff.progress import progress
-from mechdiff.provenance import job
+from mechdiff.experiments.cmap import COLUMNS, cmap, patches
+from mechdiff.experiments.columns import ALL, FUNCTIONAL, not_evaluated
+from mechdiff.models.checkpoints import Checkpoint
+from mechdiff.models.loading import open_model
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors.torch import load_file
 
-from mechdiff.checkpoints import Checkpoint
-from mechdiff.completeness import completeness, knocked_out
+from mechdiff.circuits import Circuit
+from mechdiff.common.progress import progress
+from mechdiff.common.seeds import stream
+from mechdiff.engine.examples import clean_examples, with_scenes
 from mechdiff.engine.run import Run
-from mechdiff.examples import clean_examples, with_scenes
-from mechdiff.heads import Circuit
-from mechdiff.loading import open_model
-from mechdiff.progress import progress
-from mechdiff.provenance import job
-from mechdiff.seeds import stream
+from mechdiff.experiments.completeness import completeness, knocked_out
+from mechdiff.models.checkpoints import Checkpoint
+from mechdiff.models.loading import open_model
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

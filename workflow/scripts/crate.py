@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechdiff.crate import describe
-from mechdiff.crate_files import gather
-from mechdiff.provenance import job, read_record, write_text
+from mechdiff.common.files import write_text
+from mechdiff.provenance.crate import describe
+from mechdiff.provenance.crate_files import gather
+from mechdiff.provenance.records import job, read_record
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -4,14 +4,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.checkpoints import Checkpoint
-from mechdiff.dcm import Pairs, Training, curves, functional_circuit, masks, tested
-from mechdiff.desiderata import PARTS
-from mechdiff.heads import Circuit
-from mechdiff.loading import open_model
-from mechdiff.progress import progress
-from mechdiff.provenance import job, write_text
-from mechdiff.seeds import stream
+from mechdiff.circuits import Circuit
+from mechdiff.common.files import write_text
+from mechdiff.common.progress import progress
+from mechdiff.common.seeds import stream
+from mechdiff.experiments.dcm import Pairs, Training, curves, functional_circuit, masks, tested
+from mechdiff.models.checkpoints import Checkpoint
+from mechdiff.models.loading import open_model
+from mechdiff.provenance.records import job
+from mechdiff.tasks.boxes.desiderata import PARTS
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

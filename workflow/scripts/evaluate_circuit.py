@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors.torch import load_file
 
-from mechdiff.checkpoints import Checkpoint
-from mechdiff.columns import not_evaluated
+from mechdiff.circuits import Circuit
+from mechdiff.common.progress import progress
+from mechdiff.common.seeds import stream
+from mechdiff.engine.examples import clean_examples
 from mechdiff.engine.run import Run
-from mechdiff.evaluation import evaluation_rows
-from mechdiff.examples import clean_examples
-from mechdiff.heads import Circuit
-from mechdiff.loading import open_model
-from mechdiff.progress import progress
-from mechdiff.provenance import job
-from mechdiff.seeds import stream
+from mechdiff.experiments.columns import not_evaluated
+from mechdiff.experiments.faithfulness import evaluation_rows
+from mechdiff.models.checkpoints import Checkpoint
+from mechdiff.models.loading import open_model
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

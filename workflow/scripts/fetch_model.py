@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from mechdiff.checkpoints import Checkpoint
-from mechdiff.hub import fetch
-from mechdiff.provenance import job
+from mechdiff.models.checkpoints import Checkpoint
+from mechdiff.models.hub import fetch
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

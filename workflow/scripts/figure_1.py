@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import read_shards
-from mechdiff.figures.circuit import circuit_figure, circuit_parts
-from mechdiff.figures.style import nothing_figure, save
-from mechdiff.heads import Circuit
-from mechdiff.provenance import job
-from mechdiff.tables.circuits import compositions, unreached
-from mechdiff.tables.writing import write_caption
+from mechdiff.circuits import Circuit
+from mechdiff.experiments.columns import read_shards
+from mechdiff.provenance.records import job
+from mechdiff.report.figures.circuit import circuit_figure, circuit_parts
+from mechdiff.report.figures.style import nothing_figure, save
+from mechdiff.report.tables.circuits import compositions, unreached
+from mechdiff.report.tables.writing import write_caption
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

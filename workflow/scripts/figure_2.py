@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import read_each
-from mechdiff.figures.desiderata import desiderata_figure, example_rows
-from mechdiff.figures.style import save
-from mechdiff.provenance import job
-from mechdiff.tables.writing import write_caption
+from mechdiff.experiments.columns import read_each
+from mechdiff.provenance.records import job
+from mechdiff.report.figures.desiderata import desiderata_figure, example_rows
+from mechdiff.report.figures.style import save
+from mechdiff.report.tables.writing import write_caption
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

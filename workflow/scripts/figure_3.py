@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.figures.functionality import functions_caption, functions_figure
-from mechdiff.figures.style import nothing_figure, save
-from mechdiff.heads import Circuit
-from mechdiff.provenance import job
-from mechdiff.tables.circuits import unreached
-from mechdiff.tables.writing import evaluated, write_caption
+from mechdiff.circuits import Circuit
+from mechdiff.provenance.records import job
+from mechdiff.report.figures.functionality import functions_caption, functions_figure
+from mechdiff.report.figures.style import nothing_figure, save
+from mechdiff.report.tables.circuits import unreached
+from mechdiff.report.tables.writing import evaluated, write_caption
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

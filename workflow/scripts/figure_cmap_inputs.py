@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import FUNCTIONAL, read_each
-from mechdiff.figures.cmap import cmap_inputs_figure
-from mechdiff.figures.style import nothing_figure, save
-from mechdiff.heads import Circuit
-from mechdiff.provenance import job
-from mechdiff.tables.circuits import unreached
-from mechdiff.tables.writing import evaluated, most, write_caption
+from mechdiff.circuits import Circuit
+from mechdiff.experiments.columns import FUNCTIONAL, read_each
+from mechdiff.provenance.records import job
+from mechdiff.report.figures.cmap import cmap_inputs_figure
+from mechdiff.report.figures.style import nothing_figure, save
+from mechdiff.report.tables.circuits import unreached
+from mechdiff.report.tables.writing import evaluated, most, write_caption
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

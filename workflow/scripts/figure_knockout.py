@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.figures.knockout import knockout_figure
-from mechdiff.figures.style import nothing_figure, save
-from mechdiff.provenance import job
-from mechdiff.tables.writing import evaluated, most, write_caption
+from mechdiff.provenance.records import job
+from mechdiff.report.figures.knockout import knockout_figure
+from mechdiff.report.figures.style import nothing_figure, save
+from mechdiff.report.tables.writing import evaluated, most, write_caption
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechdiff.family.fine_tune import make_member
-from mechdiff.provenance import job
+from mechdiff.organisms.fine_tune import make_member
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors.torch import save_file
 
-from mechdiff.checkpoints import Checkpoint
+from mechdiff.engine.examples import clean_examples
 from mechdiff.engine.run import Run
-from mechdiff.examples import clean_examples
-from mechdiff.loading import open_model
-from mechdiff.provenance import job
+from mechdiff.models.checkpoints import Checkpoint
+from mechdiff.models.loading import open_model
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors.torch import load_file
 
-from mechdiff.checkpoints import Checkpoint
+from mechdiff.circuits import Circuit
+from mechdiff.common.progress import progress
+from mechdiff.engine.examples import clean_examples
 from mechdiff.engine.run import Run
-from mechdiff.evaluation import count_correct
-from mechdiff.examples import clean_examples
-from mechdiff.heads import Circuit
-from mechdiff.loading import open_model
-from mechdiff.minimality import count_pairs, pair_circuits
-from mechdiff.progress import progress
-from mechdiff.provenance import job
-from mechdiff.shards import blocks
+from mechdiff.experiments.faithfulness import count_correct
+from mechdiff.experiments.minimality import count_pairs, pair_circuits
+from mechdiff.experiments.shards import blocks
+from mechdiff.models.checkpoints import Checkpoint
+from mechdiff.models.loading import open_model
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

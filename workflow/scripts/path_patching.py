@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from mechdiff.checkpoints import Checkpoint
-from mechdiff.columns import not_evaluated, read_shards, rounding
+from mechdiff.circuits import Head, Position
+from mechdiff.common.progress import progress
+from mechdiff.engine.examples import clean_examples, noise_examples
 from mechdiff.engine.run import Run
-from mechdiff.examples import clean_examples, noise_examples
-from mechdiff.heads import Head, Position
-from mechdiff.loading import open_model
-from mechdiff.path_patching import at_rounding, change_table, receiver_heads, relative_changes, score_table
-from mechdiff.progress import progress
-from mechdiff.provenance import job
-from mechdiff.shards import blocks
+from mechdiff.experiments.columns import not_evaluated, read_shards, rounding
+from mechdiff.experiments.path_patching import at_rounding, change_table, receiver_heads, relative_changes, score_table
+from mechdiff.experiments.shards import blocks
+from mechdiff.models.checkpoints import Checkpoint
+from mechdiff.models.loading import open_model
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from mechdiff.provenance import build_manifest, job, manifest_text, write_text
+from mechdiff.common.files import write_text
+from mechdiff.provenance.records import build_manifest, job, manifest_text
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import read_shards, rounding
-from mechdiff.path_patching import Step, reaching, score_table, select_candidates
-from mechdiff.provenance import job, write_text
+from mechdiff.common.files import write_text
+from mechdiff.experiments.columns import read_shards, rounding
+from mechdiff.experiments.path_patching import Step, reaching, score_table, select_candidates
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

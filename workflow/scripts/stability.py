@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import read_shards, rounding
-from mechdiff.path_patching import Step, reaching
-from mechdiff.provenance import job
-from mechdiff.seeds import stream
-from mechdiff.stability import chosen_shares
+from mechdiff.common.seeds import stream
+from mechdiff.experiments.columns import read_shards, rounding
+from mechdiff.experiments.path_patching import Step, reaching
+from mechdiff.experiments.stability import chosen_shares
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import not_evaluated, read_each
-from mechdiff.heads import Circuit
-from mechdiff.provenance import job
-from mechdiff.published import of_pairs, published
-from mechdiff.tables.circuits import faithfulness_table, print_faithfulness, unreached
-from mechdiff.tables.writing import PLANTED, most, write_table
+from mechdiff.circuits import Circuit
+from mechdiff.experiments.columns import not_evaluated, read_each
+from mechdiff.provenance.records import job
+from mechdiff.report.published import of_pairs, published
+from mechdiff.report.tables.circuits import faithfulness_table, print_faithfulness, unreached
+from mechdiff.report.tables.writing import PLANTED, most, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from mechdiff.columns import not_evaluated, read_each, read_shards
-from mechdiff.provenance import job
-from mechdiff.tables.functions import activation_patching_table
-from mechdiff.tables.writing import INTERVALS, most, noted, rounded, with_interval, write_table
+from mechdiff.experiments.columns import not_evaluated, read_each, read_shards
+from mechdiff.provenance.records import job
+from mechdiff.report.tables.functions import activation_patching_table
+from mechdiff.report.tables.writing import INTERVALS, most, noted, rounded, with_interval, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import not_evaluated, read_each
-from mechdiff.provenance import job
-from mechdiff.tables.functions import knockout_table
-from mechdiff.tables.writing import INTERVALS, most, noted, rounded, with_interval, write_table
+from mechdiff.experiments.columns import not_evaluated, read_each
+from mechdiff.provenance.records import job
+from mechdiff.report.tables.functions import knockout_table
+from mechdiff.report.tables.writing import INTERVALS, most, noted, rounded, with_interval, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

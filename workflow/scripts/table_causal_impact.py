@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import read_each
-from mechdiff.heads import Circuit
-from mechdiff.provenance import job
-from mechdiff.tables.circuits import causal_impact_table
-from mechdiff.tables.writing import rounded, write_table
+from mechdiff.circuits import Circuit
+from mechdiff.experiments.columns import read_each
+from mechdiff.provenance.records import job
+from mechdiff.report.tables.circuits import causal_impact_table
+from mechdiff.report.tables.writing import rounded, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import not_evaluated, read_each
-from mechdiff.provenance import job
-from mechdiff.published import of_models, published
-from mechdiff.tables.circuits import completeness_points, completeness_table, print_completeness
-from mechdiff.tables.writing import INTERVALS, most, noted, write_table
+from mechdiff.experiments.columns import not_evaluated, read_each
+from mechdiff.provenance.records import job
+from mechdiff.report.published import of_models, published
+from mechdiff.report.tables.circuits import completeness_points, completeness_table, print_completeness
+from mechdiff.report.tables.writing import INTERVALS, most, noted, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

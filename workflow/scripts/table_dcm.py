@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import not_evaluated, read_each
-from mechdiff.heads import Circuit
-from mechdiff.provenance import job
-from mechdiff.tables.circuits import unreached
-from mechdiff.tables.functions import dcm_table
-from mechdiff.tables.writing import INTERVALS, most, noted, with_interval, write_table
+from mechdiff.circuits import Circuit
+from mechdiff.experiments.columns import not_evaluated, read_each
+from mechdiff.provenance.records import job
+from mechdiff.report.tables.circuits import unreached
+from mechdiff.report.tables.functions import dcm_table
+from mechdiff.report.tables.writing import INTERVALS, most, noted, with_interval, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

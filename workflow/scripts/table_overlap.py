@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from mechdiff.columns import not_evaluated, read_each
-from mechdiff.heads import Circuit
-from mechdiff.provenance import job
-from mechdiff.published import of_models, published
-from mechdiff.tables.circuits import overlap_table, unreached
-from mechdiff.tables.writing import noted, rounded, write_table
+from mechdiff.circuits import Circuit
+from mechdiff.experiments.columns import not_evaluated, read_each
+from mechdiff.provenance.records import job
+from mechdiff.report.published import of_models, published
+from mechdiff.report.tables.circuits import overlap_table, unreached
+from mechdiff.report.tables.writing import noted, rounded, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from mechdiff.config import read_planted
-from mechdiff.heads import Circuit
-from mechdiff.provenance import job
-from mechdiff.tables.circuits import planted_table
-from mechdiff.tables.writing import rounded, write_table
+from mechdiff.circuits import Circuit
+from mechdiff.provenance.records import job
+from mechdiff.report.tables.circuits import planted_table
+from mechdiff.report.tables.writing import rounded, write_table
+from mechdiff.running.config import read_planted
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.provenance import job
-from mechdiff.published import BASE, published
-from mechdiff.tables.functions import positional_table
-from mechdiff.tables.writing import INTERVALS, most, rounded, with_interval, write_table
+from mechdiff.provenance.records import job
+from mechdiff.report.published import BASE, published
+from mechdiff.report.tables.functions import positional_table
+from mechdiff.report.tables.writing import INTERVALS, most, rounded, with_interval, write_table
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

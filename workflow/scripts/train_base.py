@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechdiff.family.organism import make_base
-from mechdiff.provenance import job
+from mechdiff.organisms.organism import make_base
+from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mechdiff.columns import not_evaluated, read_each
-from mechdiff.heads import Circuit
-from mechdiff.provenance import job, write_text
-from mechdiff.tables.circuits import unreached
-from mechdiff.tables.functions import outputs_only
-from mechdiff.tables.writing import PLANTED, evaluated
-from mechdiff.verdict import better_information, page, same_circuit, same_function, web_page
+from mechdiff.circuits import Circuit
+from mechdiff.common.files import write_text
+from mechdiff.experiments.columns import not_evaluated, read_each
+from mechdiff.provenance.records import job
+from mechdiff.report.tables.circuits import unreached
+from mechdiff.report.tables.functions import outputs_only
+from mechdiff.report.tables.writing import PLANTED, evaluated
+from mechdiff.report.verdict import better_information, page, same_circuit, same_function, web_page
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mechdiff.attending import Scoring
+from mechdiff.models.attention import Scoring
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor, scoring: Scoring) -> Tensor:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mechdiff.attending import Scoring
 from mechdiff.engine.attention import causal
 from mechdiff.engine.edits import Part
-from mechdiff.models import PatchableModel
+from mechdiff.models.attention import Scoring
+from mechdiff.models.patchable import PatchableModel
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mechdiff.circuits import Position
 from mechdiff.engine.capture import Capture, Wanted, capture
 from mechdiff.engine.edits import Part
-from mechdiff.examples import Examples
-from mechdiff.heads import Position
-from mechdiff.models import PatchableModel
+from mechdiff.engine.examples import Examples
+from mechdiff.models.patchable import PatchableModel
 
 
 @dataclass(frozen=True)

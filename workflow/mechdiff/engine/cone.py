@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mechdiff.attending import Scoring
 from mechdiff.engine.attention import folded, in_window
 from mechdiff.engine.capture import Capture
 from mechdiff.engine.rows import BASE, Rows
-from mechdiff.models import PatchableModel
+from mechdiff.models.attention import Scoring
+from mechdiff.models.patchable import PatchableModel
 
 # (layer, queries [n, H, R, Q, d], keys, values [n, K, R, S, d]) -> the same, edited
 EditVectors = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]

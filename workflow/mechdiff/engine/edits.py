@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from torch import Tensor
 
-from mechdiff.heads import Head, Position
+from mechdiff.circuits import Head, Position
 
 Node = tuple[Head, Position]
 

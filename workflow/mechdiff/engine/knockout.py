@@ -10,9 +10,9 @@ from mechdiff.engine.capture import Wanted, capture
 from mechdiff.engine.chunk import Chunk, Layout, suffixes
 from mechdiff.engine.cone import Cone, walk
 from mechdiff.engine.edits import Block
+from mechdiff.engine.examples import Examples
 from mechdiff.engine.rows import branch
-from mechdiff.examples import Examples
-from mechdiff.models import PatchableModel
+from mechdiff.models.patchable import PatchableModel
 
 
 class Knockouts:

@@ -15,9 +15,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mechdiff.common.errors import InputError
 from mechdiff.engine.attention import causal
-from mechdiff.errors import InputError
-from mechdiff.models import PatchableModel
+from mechdiff.models.patchable import PatchableModel
 
 # On a CPU products are no faster over more than this [bytes in flight], and what its caches do not hold is slower.
 CPU_BYTES = 80_000_000

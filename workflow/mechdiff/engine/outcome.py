@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mechdiff.models import PatchableModel
+from mechdiff.models.patchable import PatchableModel
 
 
 @dataclass(frozen=True)

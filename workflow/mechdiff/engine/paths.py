@@ -15,14 +15,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from mechdiff.circuits import Head
 from mechdiff.engine.capture import Wanted, capture
 from mechdiff.engine.chunk import Chunk, Layout, suffixes
 from mechdiff.engine.cone import Cone, join
 from mechdiff.engine.edits import Part, PathPatch
+from mechdiff.engine.examples import Examples
 from mechdiff.engine.rows import BASE
-from mechdiff.examples import Examples
-from mechdiff.heads import Head
-from mechdiff.models import PatchableModel, Placed
+from mechdiff.models.patchable import PatchableModel, Placed
 
 
 class Paths:

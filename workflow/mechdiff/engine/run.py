@@ -4,7 +4,7 @@
     base, patched = run.evaluate(edits, source)
 
 Edits are data (:mod:`mechdiff.engine.edits`). Caching, batching and the memory budget are in here and not the caller's
-business. The outcomes are those of whole forward passes with hooks (:mod:`mechdiff.reference`), to rounding.
+business. The outcomes are those of whole forward passes with hooks (:mod:`mechdiff.engine.plain`), to rounding.
 
 A model of a family that the engine is not tested on is run by those, at their cost.
 
@@ -24,18 +24,18 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mechdiff.circuits import Position
 from mechdiff.engine.capture import Wanted, capture
 from mechdiff.engine.chunk import Chunk, Layout, Source
 from mechdiff.engine.edits import Block, Edit, Keep, Mix, Part, PathPatch, Replace
+from mechdiff.engine.examples import Examples
 from mechdiff.engine.knockout import Knockouts
 from mechdiff.engine.memory import Memory, Need
 from mechdiff.engine.outcome import Outcome, joined, read_outcome
 from mechdiff.engine.paths import Paths
+from mechdiff.engine.plain import PlainRun
 from mechdiff.engine.shares import Shares
-from mechdiff.examples import Examples
-from mechdiff.heads import Position
-from mechdiff.models import PatchableModel
-from mechdiff.reference import PlainRun
+from mechdiff.models.patchable import PatchableModel
 
 Kind = Shares | Knockouts | Paths
 

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mechdiff.circuits import Position
 from mechdiff.engine.attention import seen_from
 from mechdiff.engine.capture import Capture, Wanted, capture, capture_ablated
 from mechdiff.engine.chunk import Chunk, Layout, named_tokens, suffixes
 from mechdiff.engine.cone import Attended, Cone, EditOutputs, walk
 from mechdiff.engine.edits import Keep, Mix, Part, Replace
+from mechdiff.engine.examples import Examples
 from mechdiff.engine.rows import BASE, Rows, branch
-from mechdiff.examples import Examples
-from mechdiff.heads import Position
-from mechdiff.models import PatchableModel
+from mechdiff.models.patchable import PatchableModel
 
 
 class Shares:

@@ -1,0 +1,1 @@
+"""Checkpoints: found, read, opened as networks that can be patched."""

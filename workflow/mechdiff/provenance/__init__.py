@@ -1,0 +1,1 @@
+"""Where each number came from: records, audit, archive, explanation, comparison, RO-Crate."""

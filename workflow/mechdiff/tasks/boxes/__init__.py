@@ -1,0 +1,1 @@
+"""The paper's task: which object is in the box (section 3)."""
