@@ -19,7 +19,11 @@ def job(name: str, rule: str, inputs: list[str], outputs: list[str], wildcards=(
     """A job's record; returns its path."""
     value: dict[str, object] = {"rule": rule, "inputs": hashed_files(inputs), "outputs": hashed_files(outputs)}
     value |= {"git": None, "wildcards": dict(wildcards), "params": params, "code": {"version": "c0de", "modules": {}}}
-    value |= {"environment": {"device": "cuda:0 (A GPU)", "threads": 2}, "started": "now", "wall_seconds": 1.5}
+    value |= {
+        "environment": {"device": "cuda:0 (A GPU)", "threads": 2, "packages": {}},
+        "started": "now",
+        "wall_seconds": 1.5,
+    }
     Path(f"{name}.record.json").write_text(json.dumps(value))
     return f"{name}.record.json"
 
