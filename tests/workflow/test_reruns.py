@@ -186,8 +186,8 @@ def test_every_key_is_changed():
     assert [key for key in leaves(schema) if key not in tried] == []
 
 
-# Prints, a line a script, what importing it really imports of the package. Large libraries are imported once, before it
-# forks. The next one prints, a line a module, the scripts whose code version a change of it changes. The last one prints
+# Prints, a line a script, what importing it really imports of the package; large libraries are imported once, before it
+# forks. The next one prints, a line a module, the scripts whose code version a change of it changes. The last prints
 # the scripts whose code version another docstring and comment in every module change.
 IMPORTS = """
 import os, runpy, sys, torch, transformers, peft, pandas, matplotlib.figure, jsonschema, tokenizers

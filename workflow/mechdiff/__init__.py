@@ -1,6 +1,6 @@
 """mechdiff: what did fine-tuning change inside the model?
 
-One idea a room. A room imports from those above it in this list and never from those below; the linter holds them to it:
+One idea a room. A room imports from those above it and never from those below; the linter holds them to it:
 
     common       errors, text as it leaves the program, files that users bring, random streams, progress
     circuits     heads, groups, circuits and the positions at which they act
