@@ -37,6 +37,7 @@ import psutil
 from mechdiff.errors import InputError
 from mechdiff.provenance import write_text
 from mechdiff.staging import SENT_BY, require_run
+from mechdiff.task import few
 
 LOCKS, RUNS = "locks", "runs"  # in Snakemake's folder
 LOCK = ".lock"  # in a folder that a run writes into: a folder that holds one file, which has the run's name
@@ -63,7 +64,7 @@ def hold(folder: str | Path) -> str | None:
     atexit.register(shutil.rmtree, me, ignore_errors=True)
     elsewhere = [run.name for run in others if not _here(run)]
     return (
-        f"{locks}: locked by a run on another machine ({', '.join(elsewhere)}); if it is gone: snakemake --unlock"
+        f"{locks}: locked by a run on another machine ({few(elsewhere)}); if it is gone: snakemake --unlock"
         if locked and elsewhere
         else None
     )
@@ -186,7 +187,7 @@ def _end(dead: Iterable[Path]) -> None:
         end = time.monotonic() + PATIENCE
         while left := _in_queue(jobs):
             if time.monotonic() > end:
-                raise InputError(f"jobs of a killed run do not end: {', '.join(left)}; see squeue and scancel")
+                raise InputError(f"jobs of a killed run do not end: {few(left)}; see squeue and scancel")
             time.sleep(1)
 
 
