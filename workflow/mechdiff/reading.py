@@ -123,16 +123,20 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def check_config_files(files: Iterable[str | Path] | None = None) -> None:
-    """End the program with one line where the text of a config file does not do.
+    """End the program with one line where the text of a config file does not do, or --config says something twice.
 
     files: by default those that the command line of this process gives Snakemake.
     """
-    if files is None:
-        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        parser.add_argument("--configfile", "--configfiles", nargs="*", default=[])
-        files = parser.parse_known_args()[0].configfile
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--configfile", "--configfiles", nargs="*", default=[])
+    parser.add_argument("--config", "-C", nargs="*", action="append", default=[])
+    given, _ = parser.parse_known_args()
     try:
-        for file in files:
+        if len(given.config) > 1:  # Snakemake takes the last
+            raise InputError("--config stands twice; allowed: once, with every key")
+        for entries in given.config:
+            _once_each([tuple(entry.split("=", 1)) for entry in entries if "=" in entry])
+        for file in given.configfile if files is None else files:
             read_config(file)
     except InputError as error:
         sys.exit(f"mechdiff: config: {error}")

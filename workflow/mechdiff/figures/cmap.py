@@ -68,7 +68,7 @@ def cmap_inputs_figure(table: pd.DataFrame) -> Figure:
     names, parts = _names(table), list(table["part"].unique())
     pairs = list(table.groupby(["donor", "recipient"], sort=False))
     alone = [own["recipient_accuracy"].iloc[0] for _, own in pairs]
-    titles = [_title(*pair, f" ({x:.2f} alone)") for (pair, _), x in zip(pairs, alone, strict=True)]
+    titles = [_title(donor, to, f" ({x:.2f} alone)") for ((donor, to), _), x in zip(pairs, alone, strict=True)]
     figure, axes = wrapped_panels(len(pairs), 2, 0.75 + 0.2 * len(names) + _more(titles))
     reach = np.nanmax([0.01, *(table["accuracy"] - table["recipient_accuracy"]).abs()])
     form = {"cmap": "PuOr", "vmin": -reach, "vmax": reach, "edgecolor": "white", "linewidth": 0.6}
