@@ -23,6 +23,7 @@ from mechdiff.config import (
     plan_for,
     random_subsets_for,
     read_objects,
+    read_planted,
     shipped,
     threshold_for,
 )
@@ -341,6 +342,47 @@ def test_what_the_product_ships_is_found_beside_it_and_what_a_config_names_where
     shipped_config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     models = checked(shipped_config, shipped("."))["models"]
     assert models["mini-llama"]["path"] == str(ROOT / "resources" / "models" / "mini-llama")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("planted: {A: [[0, 1], [0, 1]]}", "planted.A: [[0, 1], [0, 1]]; allowed: pairs of layer and head"),
+        ("planted: {A: [[0]]}", "planted.A: [[0]]; allowed: pairs"),
+        ("planted: {A: [[0, true]]}", "planted.A: [[0, True]]; allowed: pairs"),
+        ("planted: {A: [[-1, 0]]}", "planted.A: [[-1, 0]]; allowed: pairs"),
+        (f"planted: {{A: [[0, {2**31}]]}}", f"planted.A: [[0, {2**31}]]; allowed: pairs"),
+        ("planted: {A: [[0, 1.0]]}", "planted.A: [[0, 1.0]]; allowed: pairs"),
+        ("planted: {A: L0 H1}", "planted.A: 'L0 H1'; allowed: pairs"),
+        ("planted: {1: [[0, 1]]}", "planted.1: [[0, 1]]; allowed: pairs"),
+        (f"planted: {{A: [{'[0, 1], ' * 1000}]}}", "planted.A: [[0, 1], [0, 1]"),
+        ("planted: {A: [[2, 0]]}", "A: [2, 0] is not in "),
+        ("planted: {A: [[0, 3]]}", "A: [0, 3] is not in "),
+        ("planted: [A]", "declares no planted heads; allowed: a family file, or null"),
+        ("planted: null", "declares no planted heads"),
+        ("heads: {A: [[0, 1]]}", "declares no planted heads"),
+        ("[planted]", "declares no planted heads"),
+        ("planted: {A: [[0, 1]]", "allowed: YAML or JSON"),
+        ("planted: {A: [], A: []}", "the key 'A' stands twice"),
+        ("\xff", "byte 0 is no UTF-8"),
+        ("", "declares no planted heads"),
+    ],
+)
+def test_a_damaged_family_file_is_refused_in_one_line(config, tmp_path, text, told):
+    file = tmp_path / "family.yaml"
+    file.write_bytes(text.encode("latin-1"))
+    config["planted"] = str(file)
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    line = str(caught.value)
+    assert line.startswith("planted: ") and told in line and "\n" not in line and len(line) < 500
+
+
+def test_a_family_file_may_plant_any_head_there_is(config, tmp_path):
+    (tmp_path / "family.yaml").write_text("planted: {A: [[0, 0], [1, 2]], B: []}")
+    config["planted"] = str(tmp_path / "family.yaml")
+    assert checked(config)["planted"] == config["planted"]
+    assert read_planted(config["planted"]) == {"A": [[0, 0], [1, 2]], "B": []}
 
 
 def test_missing_checkpoints_are_named_all_of_them(config):

@@ -277,6 +277,18 @@ def test_a_rules_parameter_is_no_script_of_the_report_and_the_same_text_in_its_j
     assert pd.Series(["A"]).map(params["names"]).tolist() == [name]
 
 
+def test_what_no_page_can_hold_is_written_out_and_all_else_is_itself():
+    none = {*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000), *range(0xFDD0, 0xFDF0), *range(0x2028, 0x202F)}
+    none |= {
+        *range(0x2066, 0x206A),
+        *(plane + last for plane in range(0, 0x110000, 0x10000) for last in (0xFFFE, 0xFFFF)),
+    }
+    assert {number for number in range(0x110000) if text.UNWRITABLE.search(chr(number))} == none
+    for number in none:
+        shown = text.plain(chr(number))
+        assert shown == " " or (shown.startswith("\\") and shown.isascii() and shown.isprintable())
+
+
 def test_a_line_on_a_terminal_has_no_control_characters(tmp_path, capsys):
     assert main(["audit", str(tmp_path / "no\x1b[31m\nrun: 9 files of 9 jobs match")]) == 1
     printed = capsys.readouterr().err
