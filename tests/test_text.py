@@ -205,12 +205,12 @@ def test_figures_draw_names_as_they_are_and_lack_no_letter_aloud(figure, tmp_pat
     root = ET.parse(tmp_path / "figure.svg").getroot()
     drawn = "".join(words.text or "" for words in root.iter("{http://www.w3.org/2000/svg}text"))
     for name in names:
-        assert re.sub(r"\s", "", text.plain(name))[:12] in re.sub(r"\s", "", drawn)
+        assert re.sub(r"\s", "", text.plain(name))[:10] in re.sub(r"\s", "", drawn)
 
 
 def text_keys(schema: dict, path: tuple = ()) -> list[tuple]:
-    """The keys of the schema that hold free text; a key of any name is a star."""
-    found = [path] if schema.get("format") == "text" else []
+    """The keys of the schema that hold free text, which names are not; a key of any name is a star."""
+    found = [path] if schema.get("format") == "text" and "pattern" not in schema else []
     for key, part in schema.get("properties", {}).items():
         found += text_keys(part, (*path, key))
     for key in ("items", "additionalProperties"):
