@@ -9,7 +9,7 @@ from datetime import date
 import pytest
 
 from mechdiff.common.errors import InputError
-from mechdiff.common.reading import read_config, read_text, read_yaml, shown
+from mechdiff.common.reading import check_config_files, read_config, read_text, read_yaml, shown
 from mechdiff.common.text import plain
 from micro import ROOT
 
@@ -117,6 +117,33 @@ def test_a_file_that_is_none_is_named(tmp_path, monkeypatch, name):
 def test_a_key_that_stands_twice_stops_snakemake(tmp_path, more):
     (tmp_path / "c.yaml").write_text(CONFIG + "run: s\n")
     assert "c.yaml: line 3: the key 'run' stands twice" in _refused(tmp_path, *more)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--config", "seed=1", "run=r", "seed=2"], "the key 'seed' stands twice"),
+        (["-C", "task={boxes: 3}", "task={objects: o}"], "the key 'task' stands twice"),
+        (["--config", "seed=1", "--config", "run=r"], "--config stands twice; allowed: once, with every key"),
+        (["-C", "seed=1", "-n", "--config=seed=2"], "--config stands twice"),
+    ],
+)
+def test_what_the_command_line_says_twice_is_refused(monkeypatch, given, told):
+    monkeypatch.setattr(sys, "argv", ["snakemake", *given])
+    for files in (None, []):
+        with pytest.raises(SystemExit, match=f"^mechdiff: config: {told}"):
+            check_config_files(files)
+
+
+@pytest.mark.parametrize("given", [[], ["--config"], ["--config", "seed=1", "run=seed=1", "--cores", "2"], ["-C", "x"]])
+def test_what_the_command_line_says_once_passes(monkeypatch, given):
+    monkeypatch.setattr(sys, "argv", ["snakemake", *given])
+    check_config_files()
+
+
+def test_a_key_given_twice_stops_snakemake(tmp_path):
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    assert "the key 'seed' stands twice" in _refused(tmp_path, "--config", "seed=1", "seed=2")
 
 
 def test_a_text_that_snakemake_cannot_read_is_refused_before_it_tries(tmp_path):

@@ -401,13 +401,31 @@ def test_code_of_a_models_own_is_run_from_its_folder_alone_and_recorded(base, tm
     model = Checkpoint("m", damaged(base, tmp_path, with_code), trust_remote_code=True)
     assert torch.equal(last_logits(open_model(model), IDS), last_logits(micro_llama(3, 3), IDS))
     assert {Path(file).name for file in checkpoint_files(model)} >= {"own.py", "others.py"}
-    for i, at in enumerate(("lab/thing--own.Own", "../own.Own", "missing.Own", "own", 7)):
-        (tmp_path / str(i)).mkdir()
-        folder = damaged(model.path, tmp_path / str(i), own_code(at))
-        with pytest.raises(
-            InputError, match=r"config\.json: auto_map\.AutoModelForCausalLM is .*; allowed: MODULE\.CL"
-        ):
-            open_model(replace(model, path=folder))
+
+
+OUTSIDE = [
+    "lab/thing--own.Own",
+    "../own.Own",
+    "/{folder}/own.Own",
+    "..own.Own",
+    "sub/own.Own",
+    "sub.own.Own",
+    "./own.Own",
+]
+
+
+@pytest.mark.parametrize("at", [*OUTSIDE, "missing.Own", "own", "own.Own\n", 7, ["own.Own", "../own.Own"]])
+@pytest.mark.parametrize("key", ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"])
+def test_code_that_is_not_in_a_models_own_folder_is_refused_and_not_run(base, tmp_path, key, at):
+    at = at.format(folder=tmp_path) if isinstance(at, str) else at
+    folder = damaged(base, tmp_path, setting(model_type="own", auto_map={key: at}))
+    (Path(folder) / "sub").mkdir()
+    for place in (tmp_path, Path(folder) / "sub"):
+        (place / "own.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\n{OWN_CODE}")
+    (Path(folder) / "own.py").write_text("")
+    with pytest.raises(InputError, match=rf"config\.json: auto_map\.{key} is .*; allowed: MODULE\.CLASS of a file"):
+        open_model(Checkpoint("m", folder, trust_remote_code=True))
+    assert not (tmp_path / "was_run").exists()
 
 
 WRAPPED = {

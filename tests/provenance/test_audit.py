@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -332,6 +333,31 @@ def test_a_file_of_the_run_is_one_whichever_way_it_is_named(run):
 
 
 @pytest.mark.parametrize(
+    "name", ["{root}/results/r/more.txt", "linked/more.txt", "more", "../{folder}/results/r/more.txt"]
+)
+def test_a_file_of_the_run_is_its_own_by_its_whole_path_and_by_a_link(run, name):
+    Path(f"{RUN}/more.txt").write_text("m")
+    Path("linked").symlink_to(RUN)
+    Path("more").symlink_to(f"{RUN}/more.txt")
+    path = name.format(root=run, folder=run.name)
+    resealed(lambda record: record["inputs"].append(described(path)))
+    with pytest.raises(InputError, match=f"^{re.escape(path)}: {RUN}/first.record.json read it, and no record says"):
+        audit("results")
+    Path("elsewhere").write_text("m")
+    resealed(lambda record: record["inputs"][-1].update(path=str(run / "elsewhere")))
+    Path(f"{RUN}/more.txt").unlink()
+    assert audit("results")[RUN].files == 4
+
+
+def test_a_job_makes_no_record_but_its_own(run):
+    record("second", [f"{RUN}/scores.txt"], [f"{RUN}/tables/table.csv", f"{RUN}/first.record.json"])
+    seal()
+    line = f"{RUN}/first.record.json: is a record, and {RUN}/second.record.json says that its own job made it"
+    with pytest.raises(InputError, match=f"^{line}$"):
+        audit("results")
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("inputs", [{"path": "x", "sha256": 3, "bytes": 1}]),
@@ -409,6 +435,25 @@ def test_an_archive_looks_at_no_file_that_is_not_below_its_root(run):
     with zipfile.ZipFile("r.zip") as packed:
         packed.extractall(run.parent / "unpacked")
     audit(run.parent / "unpacked")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ["results/", "results/r/", "empty/", "results/r/empty/"])
+def test_an_entry_of_a_folder_in_an_archive_is_passed_over_and_a_file_of_that_name_is_not(run, name):
+    program = f"{RUN}/crate/workflow/mechdiff/self_audit.py"
+    Path(program).parent.mkdir(parents=True)
+    Path(program).write_text("")
+    record("first", ["weights.bin"], [f"{RUN}/scores.txt", program])
+    seal()
+    archive(RUN, "r.zip")
+    for content, passes in (("", True), ("hidden", False)):
+        with zipfile.ZipFile("r.zip", "a") as packed:
+            packed.writestr(name, content)
+        if passes:
+            assert audit_archive("r.zip")[RUN].jobs == 2
+        else:
+            with pytest.raises(InputError, match=rf"^r\.zip: {name}: does not belong into this archive"):
+                audit_archive("r.zip")
 
 
 def test_a_record_that_gives_another_size_is_named(run):

@@ -184,6 +184,29 @@ def test_text_is_legible(name):
     check_legible(FIGURES[name][0]())
 
 
+ACCENTS = "\u0301\u0302\u0303\u0304" * 20
+LONG = {
+    "models": (lambda i: f"Llama-7B-fine-tuned-on-everything-and-more-in-the-run-{i:02}", NAMES),
+    "wide models": (lambda i: f"{i:02}{'W' * 62}", NAMES),
+    "names": (lambda i: f"m{i}", {"A": f"Po{ACCENTS}sition", "B": "W" * 200, "C": "漢字" * 100, "D": "word " * 40}),
+    "groups": (lambda i: f"m{i}", {f"group_{i}_of_sixty_and_more_letters{'_' * 20}": "Name" for i in range(8)}),
+}
+
+
+@pytest.mark.parametrize("draw", [lambda table: cmap_figure(outputs(table)), cmap_inputs_figure], ids=["bars", "cells"])
+@pytest.mark.parametrize("models", [2, 6])
+@pytest.mark.parametrize("kind", LONG)
+@pytest.mark.filterwarnings("error", "ignore:Glyph")
+def test_many_models_and_long_names_are_legible(monkeypatch, kind, models, draw):
+    name, groups = LONG[kind]
+    monkeypatch.setattr(f"{__name__}.MODELS", [name(i) for i in range(models)])
+    monkeypatch.setattr(f"{__name__}.NAMES", groups)
+    figure = draw(cmap())
+    check_legible(figure)
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert len(set(titles)) == models - 1, "each panel tells which it is"
+
+
 def test_functions_draws_every_accuracy_at_its_model():
     table = functions()
     figure = functions_figure(table, chance=1 / 7)

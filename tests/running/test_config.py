@@ -3,12 +3,14 @@
 import copy
 import io
 import json
+import re
 import shutil
 
 import pandas as pd
 import pytest
 import yaml
 from huggingface_hub import constants
+from hypothesis import given, settings, strategies
 from pandas._libs.parsers import STR_NA_VALUES
 
 from mechdiff.circuits import head_count
@@ -24,6 +26,7 @@ from mechdiff.running.config import (
     plan_for,
     random_subsets_for,
     read_objects,
+    read_planted,
     shipped,
     threshold_for,
 )
@@ -183,6 +186,11 @@ def test_one_line_names_the_key_the_value_and_what_is_allowed(config, key, value
     assert "\n" not in str(caught.value)
 
 
+# Free text that readers of tables take for nothing or for a number, or in which there is nothing to see.
+NO_TEXT = ["NA", "n/a", "#N/A", "<NA>", "null", "None", "TRUE", " NaN ", "007", "1e5", "-inf", ".5", "1.#IND", "+1"]
+NO_TEXT += ["", " ", "\u200b", "\ufeff\xad", "\u0301", "\u3164", "\u2800 \u200d", "\ue000"]
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -199,8 +207,9 @@ def test_one_line_names_the_key_the_value_and_what_is_allowed(config, key, value
         ("path", "results/family/seedx/mini-float"),
         ("path", "results/family/seed1/mini-goat"),  # an adapter, and not said so
         ("path", "results/family/seed1/mini-float/"),  # allowed, see below
-        ("name", "bell\x07"),
-        ("name", "half \ud800"),
+        *(("name", text) for text in ("bell\x07", "half \ud800", "\ufdd0", "end \U0010ffff", *NO_TEXT)),
+        *(("fine_tuned_on", text) for text in ("NA", "1e5", "\u200b")),
+        *(("agent", text) for text in ("null", "007", "")),
     ],
 )
 def test_names_and_paths_that_cannot_be_kept_are_refused_in_one_line(config, key, value):
@@ -214,6 +223,10 @@ def test_names_and_paths_that_cannot_be_kept_are_refused_in_one_line(config, key
                 config["models"]["Base"] = config["models"]["tuned"]
         case "group" | "name":
             config["plan"][1][key] = value
+        case "fine_tuned_on":
+            config["models"]["tuned"][key] = value
+        case "agent":
+            config["crate"] = {"agent": {"name": value, "url": "https://a.example"}}
         case "path" | "tokenizer":
             config["models"]["tuned"] = {"path": "not there yet", "base": "base"} | {key: value}
         case "objects":
@@ -236,11 +249,57 @@ def test_a_name_that_is_accepted_is_read_from_a_table_as_it_is_written(config, n
     assert read["model"].tolist() == [name]
 
 
-def test_every_name_that_pandas_takes_for_nothing_is_refused(config):
-    for name in STR_NA_VALUES:
-        config["models"] = {name: {"path": "not there yet"}}
-        with pytest.raises(InputError):
-            checked(config)
+@pytest.mark.parametrize("text", STR_NA_VALUES)
+def test_every_text_that_pandas_takes_for_nothing_is_refused(config, text):
+    refused = "is not allowed; allowed: text that can be seen, and that no reader of tables takes for"
+    config["plan"][0]["name"] = text
+    with pytest.raises(InputError, match=rf"^plan\.0\.name: {re.escape(repr(text))} {refused}"):
+        checked(config)
+    del config["plan"]
+    config["models"] = {text: {"path": "not there yet"}}
+    with pytest.raises(InputError, match=r"^models: "):
+        checked(config)
+
+
+AS_VALUES = strategies.text("0123456789.+-_eExX#/<>naNAifINFtrueTRUE \"',%;é１", min_size=1, max_size=8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(AS_VALUES | strategies.text(min_size=1, max_size=5))
+def test_free_text_that_is_accepted_is_read_from_a_table_as_it_is_written(text):
+    model = {"path": "not there yet", "fine_tuned_on": text}
+    try:
+        written = checked({"run": "r", "models": {"base": model}})["models"]["base"]["fine_tuned_on"]
+    except InputError as error:
+        assert str(error).startswith("models.base.fine_tuned_on: ")
+        return
+    read = pd.read_csv(io.StringIO(pd.DataFrame({"text": [written]}).to_csv(index=False)))
+    assert read["text"].tolist() == [written]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config["plan"][0].update(per_model={"goat": {"keep": 1}}),
+        lambda config: config["plan"][0].update(receiver="x" * 10**6),
+        lambda config: config["plan"][-1].update(receiver="G_of_many_groups_0x"),
+        lambda config: config["plan"][0].update(exclude=["x" * 10**6]),
+        lambda config: config["plan"][0].update(group="g_OF_many_groups_49"),
+        lambda config: config.update(minimality={"per_model": {"goat": 0}}),
+        lambda config: config["models"]["m_of_many_models_7"].update(base="goat"),
+        lambda config: config["models"].update(M_of_many_models_49={"path": "m", "base": "base"}),
+        lambda config: [model.update(base=None) for model in config["models"].values()],
+    ],
+)
+def test_of_many_names_a_line_has_few(config, change):
+    config["models"] |= {f"m_of_many_models_{i}": {"path": "not there yet", "base": "base"} for i in range(50)}
+    send = {"name": "Send", "position": "last", "receiver": "A", "via": "q", "keep": 1}
+    config["plan"] += [send | {"group": f"G_of_many_groups_{i}"} for i in range(50)]
+    assert len(checked(config)["models"]) == 52
+    change(config)
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(
@@ -283,6 +342,47 @@ def test_what_the_product_ships_is_found_beside_it_and_what_a_config_names_where
     shipped_config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     models = checked(shipped_config, shipped("."))["models"]
     assert models["mini-llama"]["path"] == str(ROOT / "resources" / "models" / "mini-llama")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("planted: {A: [[0, 1], [0, 1]]}", "planted.A: [[0, 1], [0, 1]]; allowed: pairs of layer and head"),
+        ("planted: {A: [[0]]}", "planted.A: [[0]]; allowed: pairs"),
+        ("planted: {A: [[0, true]]}", "planted.A: [[0, True]]; allowed: pairs"),
+        ("planted: {A: [[-1, 0]]}", "planted.A: [[-1, 0]]; allowed: pairs"),
+        (f"planted: {{A: [[0, {2**31}]]}}", f"planted.A: [[0, {2**31}]]; allowed: pairs"),
+        ("planted: {A: [[0, 1.0]]}", "planted.A: [[0, 1.0]]; allowed: pairs"),
+        ("planted: {A: L0 H1}", "planted.A: 'L0 H1'; allowed: pairs"),
+        ("planted: {1: [[0, 1]]}", "planted.1: [[0, 1]]; allowed: pairs"),
+        (f"planted: {{A: [{'[0, 1], ' * 1000}]}}", "planted.A: [[0, 1], [0, 1]"),
+        ("planted: {A: [[2, 0]]}", "A: [2, 0] is not in "),
+        ("planted: {A: [[0, 3]]}", "A: [0, 3] is not in "),
+        ("planted: [A]", "declares no planted heads; allowed: a family file, or null"),
+        ("planted: null", "declares no planted heads"),
+        ("heads: {A: [[0, 1]]}", "declares no planted heads"),
+        ("[planted]", "declares no planted heads"),
+        ("planted: {A: [[0, 1]]", "allowed: YAML or JSON"),
+        ("planted: {A: [], A: []}", "the key 'A' stands twice"),
+        ("\xff", "byte 0 is no UTF-8"),
+        ("", "declares no planted heads"),
+    ],
+)
+def test_a_damaged_family_file_is_refused_in_one_line(config, tmp_path, text, told):
+    file = tmp_path / "family.yaml"
+    file.write_bytes(text.encode("latin-1"))
+    config["planted"] = str(file)
+    with pytest.raises(InputError) as caught:
+        checked(config)
+    line = str(caught.value)
+    assert line.startswith("planted: ") and told in line and "\n" not in line and len(line) < 500
+
+
+def test_a_family_file_may_plant_any_head_there_is(config, tmp_path):
+    (tmp_path / "family.yaml").write_text("planted: {A: [[0, 0], [1, 2]], B: []}")
+    config["planted"] = str(tmp_path / "family.yaml")
+    assert checked(config)["planted"] == config["planted"]
+    assert read_planted(config["planted"]) == {"A": [[0, 0], [1, 2]], "B": []}
 
 
 def test_missing_checkpoints_are_named_all_of_them(config):

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from mechdiff.common.errors import InputError
-from mechdiff.tasks.boxes.task import LABELS, BoxTask, Scene
+from mechdiff.tasks.boxes.task import LABELS, LONGEST_WORD, BoxTask, Scene
 from micro import OBJECTS, word_tokenizer
 
 TEMPLATE = ["The", "the", "is", "in", "Box", ",", ".", "contains"]
@@ -74,6 +74,17 @@ def test_with_subword_tokens_only_whole_words_are_usable():
     assert decoded[prompt.query_label_position] == " B"
 
 
+@pytest.mark.parametrize("number", [9, 10, 11, 500])
+def test_of_many_unusable_objects_a_line_has_ten(tokenizer, number):
+    """Each of the longest that an object list may have."""
+    words = [f"{i:05}{'x' * (LONGEST_WORD - 5)}" for i in range(number)]
+    with pytest.raises(InputError) as caught:
+        BoxTask(tokenizer, 7, words)
+    line = str(caught.value)
+    assert [word in line for word in words[:11]] == [True] * min(number, 10) + [False] * (number > 10)
+    assert line.endswith(f" and {number - 10} more") == (number > 10) and len(line) < 1300
+
+
 def test_too_few_usable_objects_is_said_with_the_numbers(tokenizer):
     with pytest.raises(InputError) as caught:
         BoxTask(tokenizer, 3, ["apple", "book", "ice cream"])
@@ -81,12 +92,6 @@ def test_too_few_usable_objects_is_said_with_the_numbers(tokenizer):
         "task.boxes: 3 need at least 3 objects, only 2 are usable with this tokenizer;"
         " not one token in place: ice cream"
     )
-
-
-def test_of_a_list_that_does_not_do_the_first_words_are_named_and_the_others_counted(tokenizer):
-    with pytest.raises(InputError) as caught:
-        BoxTask(tokenizer, 3, [f"word{i}" for i in range(500)])
-    assert "word0" in str(caught.value) and "490 more" in str(caught.value) and "word99" not in str(caught.value)
 
 
 def test_a_letter_is_kept_free_for_the_noise_query(tokenizer):

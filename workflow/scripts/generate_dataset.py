@@ -3,11 +3,12 @@
 import sys
 from typing import TYPE_CHECKING
 
+from mechdiff.common.reading import few
 from mechdiff.common.text import plain
 from mechdiff.models.checkpoints import read_tokenizer
 from mechdiff.provenance.records import job
 from mechdiff.tasks.boxes.dataset import build_split
-from mechdiff.tasks.boxes.task import BoxTask, few, read_objects
+from mechdiff.tasks.boxes.task import BoxTask, read_objects
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

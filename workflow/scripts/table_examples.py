@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mechdiff.common.reading import few
 from mechdiff.experiments.columns import read_each
 from mechdiff.provenance.records import job, read_record
 from mechdiff.report.tables.functions import examples_table
 from mechdiff.report.tables.writing import write_table
-from mechdiff.tasks.boxes.task import few
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import yaml
 from mechdiff.common.errors import InputError
 
 SHOWN = 100  # characters of a value that an error shows
+TOLD = 10  # words that a line names
 # A config has at most so many bytes; values, each alias counted as what it stands for; and levels of them.
 MOST_BYTES, MOST_VALUES, MOST_LEVELS = 1_000_000, 10_000, 50
 TOO_MANY = f"stands for more than {MOST_VALUES} values; allowed: fewer, or fewer aliases"
@@ -50,6 +51,12 @@ def shown(value: Any) -> str:
     except ValueError:  # a whole number of thousands of digits, or what holds one
         text = "a number of thousands of digits"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def few(words: Sequence[str]) -> str:
+    """Some words as one line: the first of them, and how many more there are."""
+    more = len(words) - TOLD
+    return ", ".join(words[:TOLD]) + (f" and {more} more" if more > 0 else "") or "none"
 
 
 def key_shown(name: Any) -> str:
@@ -123,16 +130,20 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def check_config_files(files: Iterable[str | Path] | None = None) -> None:
-    """End the program with one line where the text of a config file does not do.
+    """End the program with one line where the text of a config file does not do, or --config says something twice.
 
     files: by default those that the command line of this process gives Snakemake.
     """
-    if files is None:
-        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        parser.add_argument("--configfile", "--configfiles", nargs="*", default=[])
-        files = parser.parse_known_args()[0].configfile
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--configfile", "--configfiles", nargs="*", default=[])
+    parser.add_argument("--config", "-C", nargs="*", action="append", default=[])
+    given, _ = parser.parse_known_args()
     try:
-        for file in files:
+        if len(given.config) > 1:  # Snakemake takes the last
+            raise InputError("--config stands twice; allowed: once, with every key")
+        for entries in given.config:
+            _once_each([tuple(entry.split("=", 1)) for entry in entries if "=" in entry])
+        for file in given.configfile if files is None else files:
             read_config(file)
     except InputError as error:
         sys.exit(f"mechdiff: config: {error}")

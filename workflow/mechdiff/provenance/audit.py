@@ -89,7 +89,7 @@ def recorded_files(run: SealedRun) -> list[File]:
         for file in record["inputs"]:
             if made.get(file["path"], file["sha256"]) != file["sha256"]:
                 raise InputError(f"{file['path']}: {name} read another version than its job wrote")
-            if run.own(file["path"]) and file["path"] not in run.maker:
+            if file["path"] not in run.maker and run.own(file["path"]):
                 raise InputError(f"{file['path']}: {name} read it, and no record says which job made it")
         made |= {file["path"]: file["sha256"] for file in record["outputs"]}
         for file in (*record["inputs"], *record["outputs"]):

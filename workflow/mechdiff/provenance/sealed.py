@@ -15,7 +15,7 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from os.path import abspath, normpath
+from os.path import abspath, normpath, realpath
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -51,8 +51,13 @@ class SealedRun:
         return made | {name: name for name in self.records}
 
     def own(self, path: str) -> bool:
-        """Whether a recorded path is one of the run's own files."""
-        return Path(normpath(path)).is_relative_to(self.name)
+        """Whether a recorded path leads to one of the run's own files, whichever way it is named."""
+        if Path(normpath(path)).is_relative_to(self.name):
+            return True
+        try:
+            return Path(realpath(self.root / path)).is_relative_to(realpath(self.folder))
+        except ValueError:  # no name for a file
+            return False
 
     def has(self, path: str) -> bool:
         """Whether something is there by a recorded path below the root; beyond it is another machine's."""
@@ -60,7 +65,8 @@ class SealedRun:
 
     def relative(self, path: str) -> str:
         """A recorded path without the run's name, by which two runs can be compared."""
-        return Path(path).relative_to(self.name).as_posix() if self.own(path) else path
+        named = Path(normpath(path))
+        return named.relative_to(self.name).as_posix() if named.is_relative_to(self.name) else path
 
     def verify(self, file: Mapping[str, Any]) -> None:
         """Refuse a file that is not as its record says."""
@@ -156,6 +162,8 @@ def in_order(records: Mapping[str, Record]) -> dict[str, Record]:
         if not _is_record(record):
             raise InputError(f"{name}: is no record of a job")
         for file in record["outputs"]:
+            if file["path"] in records:
+                raise InputError(f"{file['path']}: is a record, and {name} says that its own job made it")
             if maker.setdefault(file["path"], name) != name:
                 raise InputError(f"{file['path']}: both {maker[file['path']]} and {name} say that they made it")
     ordered: dict[str, Record] = {}

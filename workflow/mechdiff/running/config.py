@@ -6,8 +6,8 @@ boxes, that a model of the hub is pinned to a commit, and that a fine-tuned mode
 Checkpoints that are not on disk yet (a rule may make or fetch them) are checked when they are opened.
 
 Names become files, and cells of tables that others read: no two may be one where case is not seen, none may be one that
-rules use themselves, or that a reader of CSV takes for a number or for nothing. Files that the product ships are found
-beside it, files that a config names relative to where it is used.
+rules use themselves. Files that the product ships are found beside it, files that a config names relative to where it
+is used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from mechdiff.circuits import LOGITS, Position, head_count
 from mechdiff.common.errors import InputError
-from mechdiff.common.reading import key_shown, read_yaml, shown
+from mechdiff.common.reading import few, key_shown, read_yaml, shown
 from mechdiff.experiments.columns import CIRCUIT, RANDOM
 from mechdiff.experiments.shards import most_shards
 from mechdiff.models.checkpoints import (
@@ -34,7 +34,7 @@ from mechdiff.models.checkpoints import (
 )
 from mechdiff.models.hub import COMMIT, FETCHED, fetched_folder, latest_commit
 from mechdiff.running.schema import filled_in
-from mechdiff.tasks.boxes.task import PLACES, BoxTask, few, read_objects
+from mechdiff.tasks.boxes.task import PLACES, BoxTask, read_objects
 
 MADE_HERE = "results/family/"  # where rules put the models that they train
 # Its members -> whether a member is an adapter.
@@ -46,7 +46,6 @@ DEFAULT_CONFIG, OBJECT_LIST = "config/config.yaml", "config/objects.txt"
 TAKEN_RUNS = (Path(MADE_HERE).name, Path(FETCHED).name, "slurm_logs")  # folders in results/
 TAKEN_MODELS = ("points",)  # completeness/points.parquet
 TAKEN_GROUPS = (LOGITS, RANDOM, CIRCUIT)
-AS_VALUES = {"na", "nan", "null", "none", "true", "false"}  # what readers of CSV take for no text, beside numbers
 
 
 def checked(config: Mapping[str, Any], folder: str = ".") -> dict[str, Any]:
@@ -159,9 +158,6 @@ def _check_names(config: Mapping[str, Any]) -> None:
     _check_taken({"run": config["run"]}, TAKEN_RUNS)
     for names, taken in ((models, TAKEN_MODELS), (groups, TAKEN_GROUPS)):
         _check_taken(names, taken)
-        for key, name in names.items():
-            if name.casefold() in AS_VALUES or _is_number(name):
-                raise InputError(f"{key}: {name!r} is no text to readers of tables; allowed: such as x{name}")
     for key, name in models.items():
         if name.casefold().endswith(".record"):  # candidates/x.record.json
             raise InputError(f"{key}: {name!r} is how records end; allowed: a name that ends in another way")
@@ -172,16 +168,8 @@ def _check_taken(names: Mapping[str, str], taken: Iterable[str]) -> None:
     seen = {name.casefold(): name for name in taken}
     for key, name in names.items():
         if name.casefold() in seen:
-            raise InputError(f"{key}: {name!r} is taken; allowed: a name of its own, not {', '.join(seen.values())}")
+            raise InputError(f"{key}: {name!r} is taken; allowed: a name of its own, not {few([*seen.values()])}")
         seen[name.casefold()] = name
-
-
-def _is_number(name: str) -> bool:
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return "_" not in name  # which Python alone reads within a number
 
 
 def _check_trained(key: str, model: Mapping[str, Any]) -> None:
@@ -213,7 +201,7 @@ def _check_models(config: Mapping[str, Any]) -> None:
         _check_source(f"models.{name}", model)
         _check_trained(f"models.{name}", model)
     if len(bases) != 1:
-        raise InputError(f"models: {len(bases)} have no base ({', '.join(bases)}); exactly one must be the base")
+        raise InputError(f"models: {len(bases)} have no base ({few(bases)}); exactly one must be the base")
     if models[bases[0]]["adapter"]:
         raise InputError(f"models.{bases[0]}.adapter: true, but it has no base; allowed: false")
     for name in models:
@@ -264,19 +252,19 @@ def _check_plan(config: Mapping[str, Any]) -> None:
     for i, entry in enumerate(plan):
         key = f"plan.{i}"
         if entry["receiver"] != LOGITS and entry["receiver"] not in groups[:i]:
-            earlier = ", ".join([LOGITS, *groups[:i]])
-            raise InputError(f"{key}.receiver: unknown group {entry['receiver']!r}; allowed: {earlier}")
+            allowed = few([LOGITS, *groups[:i]])
+            raise InputError(f"{key}.receiver: unknown group {shown(entry['receiver'])}; allowed: {allowed}")
         if (entry["receiver"] == LOGITS) != (entry["via"] is None):
             allowed = "null" if entry["receiver"] == LOGITS else "q, k, v"
             raise InputError(f"{key}.via: {entry['via']!r} with receiver {entry['receiver']!r}; allowed: {allowed}")
         for other in entry["exclude"]:
             if other not in groups or other == entry["group"]:
-                others = ", ".join(g for g in groups if g != entry["group"])
-                raise InputError(f"{key}.exclude: unknown group {other!r}; allowed: {others}")
+                allowed = few([group for group in groups if group != entry["group"]])
+                raise InputError(f"{key}.exclude: unknown group {shown(other)}; allowed: {allowed}")
         for name in entry["per_model"]:
             if name not in config["models"]:
-                allowed = ", ".join(config["models"])
-                raise InputError(f"{key}.per_model: unknown model {name!r}; allowed: {allowed}")
+                allowed = few([*config["models"]])
+                raise InputError(f"{key}.per_model: unknown model {shown(name)}; allowed: {allowed}")
         if entry["receiver"] == LOGITS and entry["position"] != "last":
             raise InputError(f"{key}.position: {entry['position']!r} never reaches the logits; allowed: last")
         if entry["via"] == "q" and entry["position"] != plan[groups.index(entry["receiver"])]["position"]:
@@ -303,12 +291,13 @@ def _check_counts(config: Mapping[str, Any], name: str) -> None:
     """One model's numbers of heads: counts or shares, and no more than there are."""
     plan, base = plan_for(config, name), checkpoint(config, base_model(config)).path
     shape = read_shape(base) if _present(base) else None
+    sent_to = {entry["receiver"] for entry in plan}
     for i, entry in enumerate(plan):
         for k in ("keep", "receivers"):
             if isinstance(entry[k], float) and entry[k] > 1:
                 allowed = "a whole number of heads, or a share of them between 0 and 1"
                 raise InputError(f"plan.{i}.{k}: {entry[k]} for {name}; allowed: {allowed}")
-        if entry["receivers"] is None and any(other["receiver"] == entry["group"] for other in plan):
+        if entry["receivers"] is None and entry["group"] in sent_to:
             raise InputError(f"plan.{i}.receivers: null, but a later group is sent to {entry['group']!r}")
         if shape is None:
             continue
@@ -340,8 +329,8 @@ def _check_per_model(config: Mapping[str, Any]) -> None:
     for key in ("minimality", "completeness"):
         for name in config[key]["per_model"]:
             if name not in config["models"]:
-                allowed = ", ".join(config["models"])
-                raise InputError(f"{key}.per_model: unknown model {name!r}; allowed: {allowed}")
+                allowed = few([*config["models"]])
+                raise InputError(f"{key}.per_model: unknown model {shown(name)}; allowed: {allowed}")
 
 
 def _check_shards(config: Mapping[str, Any]) -> None:

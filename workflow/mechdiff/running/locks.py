@@ -37,6 +37,7 @@ import psutil
 
 from mechdiff.common.errors import InputError
 from mechdiff.common.files import write_text
+from mechdiff.common.reading import few
 from mechdiff.running.staging import SENT_BY, require_run
 
 LOCKS, RUNS = "locks", "runs"  # in Snakemake's folder
@@ -64,7 +65,7 @@ def hold(folder: str | Path) -> str | None:
     atexit.register(shutil.rmtree, me, ignore_errors=True)
     elsewhere = [run.name for run in others if not _here(run)]
     return (
-        f"{locks}: locked by a run on another machine ({', '.join(elsewhere)}); if it is gone: snakemake --unlock"
+        f"{locks}: locked by a run on another machine ({few(elsewhere)}); if it is gone: snakemake --unlock"
         if locked and elsewhere
         else None
     )
@@ -187,7 +188,7 @@ def _end(dead: Iterable[Path]) -> None:
         end = time.monotonic() + PATIENCE
         while left := _in_queue(jobs):
             if time.monotonic() > end:
-                raise InputError(f"jobs of a killed run do not end: {', '.join(left)}; see squeue and scancel")
+                raise InputError(f"jobs of a killed run do not end: {few(left)}; see squeue and scancel")
             time.sleep(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from functools import cache
 from math import isfinite
@@ -17,11 +18,18 @@ from mechdiff.common.reading import check_size, key_shown, read_yaml, shown
 from mechdiff.common.text import UNWRITABLE
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
-# The schema's formats of text: what pages show and nothing else reads; and what Snakemake takes for files, where braces
-# are wildcards and what may be markup goes into a script of its report.
+# The schema's formats of text: what pages and tables show; and what Snakemake takes for files, where braces are
+# wildcards and what may be markup goes into a script of its report.
 FREE_TEXT, PATH = "text", "path"
 UNFIT = re.compile(rf"{UNWRITABLE.pattern}|[{{}}<>]")  # in a path
-FORMS = {PATH: "a path, without any of {}<>, control characters, and blanks at its ends"}
+FORMS = {
+    FREE_TEXT: "text that can be seen, and that no reader of tables takes for a number or for nothing",
+    PATH: "a path, without any of {}<>, control characters, and blanks at its ends",
+}
+# What readers of CSV take for no text, beside numbers; and letters and a sign that are not to be seen.
+AS_VALUES = {"na", "nan", "n/a", "null", "none", "true", "false", "<na>", "#na", "#n/a", "#n/a n/a"}
+AS_VALUES |= {f"{sign}1.#{what}" for sign in ("", "-") for what in ("ind", "qnan")}
+BLANK = "\u115f\u1160\u2800\u3164\uffa0"
 
 
 def filled_in(config: Mapping[str, Any], folder: str) -> dict[str, Any]:
@@ -87,6 +95,22 @@ FORMATS = jsonschema.FormatChecker(formats=())
 @FORMATS.checks(PATH)
 def _is_path(value: Any) -> bool:
     return not isinstance(value, str) or (value != "" and value == value.strip() and not UNFIT.search(value))
+
+
+@FORMATS.checks(FREE_TEXT)
+def _is_text(value: Any) -> bool:
+    if not isinstance(value, str):
+        return True
+    seen = any(unicodedata.category(each)[0] in "LNPS" and each not in BLANK for each in value)
+    return seen and " ".join(value.split()).casefold() not in AS_VALUES and not _is_number(value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text  # which Python alone reads within a number
 
 
 def _with_defaults(value: Any, schema: Mapping[str, Any], folder: str) -> Any:

@@ -21,6 +21,7 @@ from mechdiff.report.figures.style import (
     Look,
     bars,
     in_house_style,
+    inches,
     key_below,
     looks,
     short,
@@ -28,6 +29,7 @@ from mechdiff.report.figures.style import (
 )
 
 OF_CIRCUIT = Look("#999999", "", "")
+ROOM, OF_TWO, BESIDE, OF_GROUP = 2.9, 1.7, 0.8, 0.5  # inches for a title, a name in one of two lines, beside, below
 
 
 @in_house_style
@@ -39,20 +41,19 @@ def cmap_figure(table: pd.DataFrame) -> Figure:
     names = _names(table)
     look = looks(g for g in names if g != CIRCUIT) | {CIRCUIT: OF_CIRCUIT}
     pairs = list(table.groupby(["donor", "recipient"], sort=False))
-    figure, axes = wrapped_panels(len(pairs), 2, 1.9)
-    for axis, ((donor, recipient), own) in zip(axes, pairs, strict=True):
+    titles = [_title(donor, recipient) for (donor, recipient), _ in pairs]
+    ticks = _ticks(names)
+    upright = max(inches(line) for tick in ticks for line in tick.split("\n")) * len(names) > 2.2
+    figure, axes = wrapped_panels(len(pairs), 2, 1.9 + _more(titles) + 0.3 * upright)
+    for axis, title, ((donor, recipient), own) in zip(axes, titles, pairs, strict=True):
         rows = own.set_index("group").reindex(list(names))
         for x, group in enumerate(names):
             bars(axis, [x], rows.loc[[group]], 0.68, look[group])
         first = own.iloc[0]
-        _levels(axis, {recipient: (first["recipient_accuracy"], "--"), donor: (first["donor_accuracy"], "-.")})
-        axis.set_xticks(range(len(names)), _ticks(names))
-        axis.set(
-            ylim=(0, 1.02),
-            xlim=(-0.6, len(names) - 0.4),
-            title=f"{short(donor)} → {short(recipient)}",
-            ylabel="accuracy",
-        )
+        levels = {_beside(recipient, "recipient"): (first["recipient_accuracy"], "--")}
+        _levels(axis, levels | {_beside(donor, "donor"): (first["donor_accuracy"], "-.")})
+        axis.set_xticks(range(len(names)), ticks, rotation=90 if upright else 0)
+        axis.set(ylim=(0, 1.02), xlim=(-0.6, len(names) - 0.4), title=title, ylabel="accuracy")
     key_below(figure, _key(table, names, "×"))
     return figure
 
@@ -66,10 +67,12 @@ def cmap_inputs_figure(table: pd.DataFrame) -> Figure:
     """
     names, parts = _names(table), list(table["part"].unique())
     pairs = list(table.groupby(["donor", "recipient"], sort=False))
-    figure, axes = wrapped_panels(len(pairs), 2, 0.75 + 0.2 * len(names))
+    alone = [own["recipient_accuracy"].iloc[0] for _, own in pairs]
+    titles = [_title(donor, to, f" ({x:.2f} alone)") for ((donor, to), _), x in zip(pairs, alone, strict=True)]
+    figure, axes = wrapped_panels(len(pairs), 2, 0.75 + 0.2 * len(names) + _more(titles))
     reach = np.nanmax([0.01, *(table["accuracy"] - table["recipient_accuracy"]).abs()])
     form = {"cmap": "PuOr", "vmin": -reach, "vmax": reach, "edgecolor": "white", "linewidth": 0.6}
-    for axis, ((donor, recipient), own) in zip(axes, pairs, strict=True):
+    for axis, title, (_, own) in zip(axes, titles, pairs, strict=True):
         values = own.pivot(index="group", columns="part", values="accuracy").reindex(index=list(names), columns=parts)
         gain = values.to_numpy(float) - own["recipient_accuracy"].iloc[0]
         mesh = axis.pcolormesh(np.ma.masked_invalid(gain), **form)
@@ -81,11 +84,27 @@ def cmap_inputs_figure(table: pd.DataFrame) -> Figure:
         axis.set_yticks(np.arange(len(names)) + 0.5, _ticks(names))
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-        axis.set(title=f"{short(donor)} → {short(recipient)} ({own['recipient_accuracy'].iloc[0]:.2f} alone)")
+        axis.set_title(title)
         axis.invert_yaxis()
     figure.colorbar(mesh, ax=axes, shrink=0.8, aspect=30, label="change of accuracy")
     key_below(figure, _key(table, names, "–"))
     return figure
+
+
+def _title(donor: str, recipient: str, more: str = "") -> str:
+    """Both models of a panel, on two lines where they have no room on one."""
+    title = f"{short(donor)} → {short(recipient)}{more}"
+    return title if inches(title) <= ROOM else f"{short(donor, OF_TWO)}\n→ {short(recipient, OF_TWO)}{more}"
+
+
+def _more(titles: list[str]) -> float:
+    """Inches that the second line of a title adds to the height of a panel."""
+    return 0.13 if any("\n" in title for title in titles) else 0
+
+
+def _beside(model: str, role: str) -> str:
+    """What a model is called beside a panel; the title says which model is the donor."""
+    return model if inches(model) <= BESIDE else role
 
 
 def _names(table: pd.DataFrame) -> dict[str, str]:
@@ -101,7 +120,7 @@ def _key(table: pd.DataFrame, names: dict[str, str], gap: str) -> dict[str, str]
 
 
 def _ticks(names: dict[str, str]) -> list[str]:
-    return ["full\ncircuit" if group == CIRCUIT else group for group in names]
+    return ["full\ncircuit" if group == CIRCUIT else short(group, OF_GROUP) for group in names]
 
 
 def _levels(axis: Axes, levels: dict[str, tuple[float, str]]) -> None:
@@ -112,4 +131,4 @@ def _levels(axis: Axes, levels: dict[str, tuple[float, str]]) -> None:
             continue
         axis.axhline(accuracy, color="black", linestyle=line, linewidth=0.9)
         place: dict[str, Any] = {"transform": axis.get_yaxis_transform(), "ha": "left", "va": va}
-        axis.text(1.01, accuracy, f"{short(model)}\nalone {accuracy:.2f}", fontsize=SMALL, color=GREY, **place)
+        axis.text(1.01, accuracy, f"{model}\nalone {accuracy:.2f}", fontsize=SMALL, color=GREY, **place)

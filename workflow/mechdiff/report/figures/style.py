@@ -8,6 +8,7 @@ marker for print in grey. What was not measured (NaN) is never drawn as zero: a 
 from __future__ import annotations
 
 import textwrap
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -23,15 +24,18 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
 from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
 
 from mechdiff.common.text import plain
 
 PAGE, COLUMN = 7.0, 3.4  # inches wide
 BELOW = 0.4  # inches for the legend under the panels
 SMALL = 7  # pt, the smallest text
-LONGEST = 40  # letters of a name
+WIDEST = 2.1  # inches of a name
+MARKS = 2  # on one letter
 DPI = 200
 GREY, PALE = "#666666", "#c4c4c4"
 NOT_EVALUATED = "not evaluated"
@@ -86,7 +90,7 @@ def in_house_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         with _house():
             figure = draw(*args, **kwargs)
             for text in figure.findobj(Text):
-                text.set_text("\n".join(map(plain, text.get_text().split("\n"))))
+                text.set_text("\n".join(unstacked(plain(line)) for line in text.get_text().split("\n")))
             return figure
 
     return drawn
@@ -171,8 +175,14 @@ def legend_below(figure: Figure, *references: str, of_bars: Mapping[str, Look] =
 
 def key_below(figure: Figure, names: dict[str, str]) -> None:
     """What the group letters on the axes stand for, in one wrapped line under the panels."""
-    text = ",  ".join(f"{group}: {short(name)}".replace(" ", "\u00a0") for group, name in names.items())
-    figure.supxlabel(textwrap.fill(text, int(figure.get_figwidth() * 17)), fontsize=SMALL)
+    lines: list[str] = []
+    for part in (f"{short(group)}: {short(name)}" for group, name in names.items()):
+        if lines and inches(longer := f"{lines[-1]},  {part}") < figure.get_figwidth() - 0.2:
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    figure.set_figheight(figure.get_figheight() + 0.13 * max(0, len(lines) - 2))  # there is room for two
+    figure.supxlabel(",\n".join(lines), fontsize=SMALL)
 
 
 def titled(group: str, name: str, inches: float) -> str:
@@ -180,9 +190,29 @@ def titled(group: str, name: str, inches: float) -> str:
     return textwrap.fill(f"({group}) {short(name)}", max(8, int(inches / 0.063)))
 
 
-def short(name: str) -> str:
-    """A name of the config as a figure has room for; tables have it whole."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+def short(name: str, widest: float = WIDEST) -> str:
+    """A name of the config as a figure has room for, without its middle if need be; tables have it whole."""
+    name = cut = unstacked(plain(name))
+    kept = len(name)
+    while inches(cut) > widest:
+        kept -= 1
+        cut = f"{name[: (kept + 1) // 2]}…{name[len(name) - kept // 2 :]}"
+    return cut
+
+
+def inches(text: str, size: float = SMALL) -> float:
+    """How wide a line of text is drawn."""
+    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)
+    return width / 72
+
+
+def unstacked(text: str) -> str:
+    """The text without the marks on a letter that would stand on the line above: all but the first few."""
+    kept, marks = "", 0
+    for character in text:
+        marks = marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
+        kept += character if marks <= MARKS else ""
+    return kept
 
 
 def spoken(name: str) -> str:

@@ -26,12 +26,11 @@ from tokenizers import Tokenizer
 
 from mechdiff.circuits import Position
 from mechdiff.common.errors import InputError
-from mechdiff.common.reading import read_text, shown
+from mechdiff.common.reading import few, read_text, shown
 
 LABELS = tuple(string.ascii_uppercase)
 UNKNOWN = "\U00013080"  # a word that no vocabulary has: where it is one token, that is the token of all unknown words
 MOST_WORDS, LONGEST_WORD = 20_000, 100  # of an object list
-TOLD = 10  # words that a line names
 # The positions at which a plan's heads may act, in the order in which their tokens stand in every prompt.
 PLACES = (Position.PREVIOUS_QUERY_LABEL, Position.QUERY_LABEL, Position.LAST)
 Pieces = list[tuple[str, str]]  # (text, mark): a marked piece is a space and one word
@@ -161,12 +160,6 @@ def read_objects(path: str | Path) -> list[str]:
     if repeated := [word for word, count in counts.items() if count > 1]:
         raise InputError(f"task.objects: {path}: {shown(repeated[0])} stands there twice, each object may stand once")
     return words
-
-
-def few(words: Sequence[str]) -> str:
-    """Some words as one line: the first of them, and how many more there are."""
-    more = len(words) - TOLD
-    return ", ".join(words[:TOLD]) + (f" and {more} more" if more > 0 else "") or "none"
 
 
 def segment(object_: str, label: str, relation: str = " is in Box") -> Pieces:
