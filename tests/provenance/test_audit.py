@@ -440,7 +440,7 @@ def test_an_archive_looks_at_no_file_that_is_not_below_its_root(run):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("name", ["results/", "results/r/", "empty/", "results/r/empty/"])
 def test_an_entry_of_a_folder_in_an_archive_is_passed_over_and_a_file_of_that_name_is_not(run, name):
-    program = f"{RUN}/crate/workflow/mechdiff/self_audit.py"
+    program = f"{RUN}/crate/workflow/mechdiff/provenance/self_audit.py"
     Path(program).parent.mkdir(parents=True)
     Path(program).write_text("")
     record("first", ["weights.bin"], [f"{RUN}/scores.txt", program])
