@@ -43,7 +43,8 @@ from mechdiff.heads import LOGITS, Circuit, Position
 from mechdiff.loading import open_model
 from mechdiff.minimality import minimality
 from mechdiff.models import PatchableModel, patchable
-from mechdiff.path_patching import Step, change_table, receiver_heads, relative_changes, score_table, select_candidates
+from mechdiff.path_patching import change_table, relative_changes
+from mechdiff.ranking import Step, receiver_heads, score_table, select_candidates
 from mechdiff.task import BoxTask, read_objects
 
 SCORES = 1e-4  # by which the mini family's path-patching scores may differ between devices

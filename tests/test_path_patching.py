@@ -16,17 +16,8 @@ from mechdiff.heads import Head, Position
 from mechdiff.hooks import capture_outputs, editing_outputs, last_logits
 from mechdiff.model_check import capture_difference, null_patch_differences, rounding
 from mechdiff.models import PatchableModel
-from mechdiff.path_patching import (
-    Step,
-    at_rounding,
-    change_table,
-    ranked,
-    reaching,
-    receiver_heads,
-    relative_changes,
-    score_table,
-    select_candidates,
-)
+from mechdiff.path_patching import change_table, relative_changes
+from mechdiff.ranking import Step, at_rounding, ranked, reaching, receiver_heads, score_table, select_candidates
 from mechdiff.reference import PlainRun
 from micro import build_dataset, micro_llama
 

@@ -11,7 +11,7 @@ import pytest
 
 from mechdiff.heads import Head, Position
 from mechdiff.minimality import context_size, is_kept, minimality_score
-from mechdiff.path_patching import Step, select_candidates
+from mechdiff.ranking import Step, select_candidates
 from micro import REFERENCE, released_here
 
 pytestmark = released_here

@@ -10,7 +10,7 @@ The package reads top-down as the experiment does. A module imports from those a
     loading, examples                    checkpoints opened for it; splits as tensors
     engine, reference                    recomputed causal cones; whole forward passes, to which the engine is held
     model_check                          before any experiment: is the model read correctly?
-    path_patching, stability             circuit discovery (paper, section 4.1); would it find the same again?
+    path_patching, ranking, stability    circuit discovery (paper, section 4.1); would it find the same again?
     evaluation, minimality, completeness F(C), faithfulness, random circuits; pruning (section 4.2, appendices B and C)
     dcm, activation_patching             which heads carry what (sections 5.1 and 5.2)
     cmap, attention_knockout             across models (section 6); edges of attention (appendix A)

@@ -34,16 +34,8 @@ from mechdiff.loading import open_model
 from mechdiff.minimality import minimality
 from mechdiff.model_check import PROMPTS, capture_difference, null_patch_differences, rounding
 from mechdiff.models import PatchableModel
-from mechdiff.path_patching import (
-    Step,
-    at_rounding,
-    change_table,
-    reaching,
-    receiver_heads,
-    relative_changes,
-    score_table,
-    select_candidates,
-)
+from mechdiff.path_patching import change_table, relative_changes
+from mechdiff.ranking import Step, at_rounding, reaching, receiver_heads, score_table, select_candidates
 from mechdiff.reading import read_config
 from mechdiff.seeds import stream
 from mechdiff.tables.circuits import faithfulness_table

@@ -11,9 +11,10 @@ from mechdiff.engine.run import Run
 from mechdiff.examples import clean_examples, noise_examples
 from mechdiff.heads import Head, Position
 from mechdiff.loading import open_model
-from mechdiff.path_patching import at_rounding, change_table, receiver_heads, relative_changes, score_table
+from mechdiff.path_patching import change_table, relative_changes
 from mechdiff.progress import progress
 from mechdiff.provenance import job
+from mechdiff.ranking import at_rounding, receiver_heads, score_table
 from mechdiff.shards import blocks
 
 if TYPE_CHECKING:

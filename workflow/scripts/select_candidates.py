@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mechdiff.columns import read_shards, rounding
-from mechdiff.path_patching import Step, reaching, score_table, select_candidates
 from mechdiff.provenance import job, write_text
+from mechdiff.ranking import Step, reaching, score_table, select_candidates
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mechdiff.columns import read_shards, rounding
-from mechdiff.path_patching import Step, reaching
 from mechdiff.provenance import job
+from mechdiff.ranking import Step, reaching
 from mechdiff.seeds import stream
 from mechdiff.stability import chosen_shares
 
