@@ -39,14 +39,8 @@ from mechdiff.engine.examples import clean_examples, noise_examples
 from mechdiff.engine.run import Run
 from mechdiff.experiments.faithfulness import count_correct, model_correct
 from mechdiff.experiments.minimality import minimality
-from mechdiff.experiments.path_patching import (
-    Step,
-    change_table,
-    receiver_heads,
-    relative_changes,
-    score_table,
-    select_candidates,
-)
+from mechdiff.experiments.path_patching import change_table, relative_changes
+from mechdiff.experiments.ranking import Step, receiver_heads, score_table, select_candidates
 from mechdiff.models.checkpoints import Checkpoint, read_tokenizer
 from mechdiff.models.loading import open_model
 from mechdiff.models.patchable import PatchableModel, patchable

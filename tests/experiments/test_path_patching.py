@@ -15,14 +15,13 @@ from mechdiff.engine.examples import Examples, clean_examples, noise_examples
 from mechdiff.engine.plain import PlainRun
 from mechdiff.engine.run import Run
 from mechdiff.experiments.model_check import capture_difference, null_patch_differences, rounding
-from mechdiff.experiments.path_patching import (
+from mechdiff.experiments.path_patching import change_table, relative_changes
+from mechdiff.experiments.ranking import (
     Step,
     at_rounding,
-    change_table,
     ranked,
     reaching,
     receiver_heads,
-    relative_changes,
     score_table,
     select_candidates,
 )

@@ -11,7 +11,7 @@ import pytest
 
 from mechdiff.circuits import Head, Position
 from mechdiff.experiments.minimality import context_size, is_kept, minimality_score
-from mechdiff.experiments.path_patching import Step, select_candidates
+from mechdiff.experiments.ranking import Step, select_candidates
 from micro import REFERENCE, released_here
 
 pytestmark = released_here

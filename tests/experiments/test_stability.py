@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from mechdiff.circuits import Position
-from mechdiff.experiments.path_patching import Step, reaching
+from mechdiff.experiments.ranking import Step, reaching
 from mechdiff.experiments.stability import chosen_shares
 
 HEADS = ["L0 H0", "L0 H1", "L1 H0", "L1 H1"]

@@ -8,7 +8,7 @@ One idea a room. A room imports from those above it and never from those below; 
     models       checkpoints and the hub, read without opening them; networks opened so that they can be patched
     engine       edits as data, run as recomputed causal cones; ``plain``: whole forward passes, to which it is held
     experiments  model_check: before any other, is the model read correctly?
-                 path_patching, stability: circuit discovery (section 4.1); would it find the same again?
+                 path_patching, ranking, stability: circuit discovery (section 4.1); would it find the same again?
                  faithfulness, minimality, completeness: F(C), pruning, what is missing (section 4.2, appendices B, C)
                  dcm, activation_patching: which heads carry what (sections 5.1 and 5.2)
                  cmap: across models (section 6); knockout, attention_patterns: attention (appendix A)

@@ -30,16 +30,8 @@ from mechdiff.experiments.dcm import Mask, Pairs, Training, functional_circuit, 
 from mechdiff.experiments.faithfulness import count_correct, evaluation_rows
 from mechdiff.experiments.minimality import minimality
 from mechdiff.experiments.model_check import PROMPTS, capture_difference, null_patch_differences, rounding
-from mechdiff.experiments.path_patching import (
-    Step,
-    at_rounding,
-    change_table,
-    reaching,
-    receiver_heads,
-    relative_changes,
-    score_table,
-    select_candidates,
-)
+from mechdiff.experiments.path_patching import change_table, relative_changes
+from mechdiff.experiments.ranking import Step, at_rounding, reaching, receiver_heads, score_table, select_candidates
 from mechdiff.models.checkpoints import read_tokenizer, tokenizer_folder
 from mechdiff.models.loading import open_model
 from mechdiff.models.patchable import PatchableModel

@@ -10,7 +10,8 @@ from mechdiff.common.progress import progress
 from mechdiff.engine.examples import clean_examples, noise_examples
 from mechdiff.engine.run import Run
 from mechdiff.experiments.columns import not_evaluated, read_shards, rounding
-from mechdiff.experiments.path_patching import at_rounding, change_table, receiver_heads, relative_changes, score_table
+from mechdiff.experiments.path_patching import change_table, relative_changes
+from mechdiff.experiments.ranking import at_rounding, receiver_heads, score_table
 from mechdiff.experiments.shards import blocks
 from mechdiff.models.checkpoints import Checkpoint
 from mechdiff.models.loading import open_model

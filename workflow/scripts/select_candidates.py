@@ -7,7 +7,7 @@ import pandas as pd
 
 from mechdiff.common.files import write_text
 from mechdiff.experiments.columns import read_shards, rounding
-from mechdiff.experiments.path_patching import Step, reaching, score_table, select_candidates
+from mechdiff.experiments.ranking import Step, reaching, score_table, select_candidates
 from mechdiff.provenance.records import job
 
 if TYPE_CHECKING:

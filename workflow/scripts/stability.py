@@ -6,7 +6,7 @@ import pandas as pd
 
 from mechdiff.common.seeds import stream
 from mechdiff.experiments.columns import read_shards, rounding
-from mechdiff.experiments.path_patching import Step, reaching
+from mechdiff.experiments.ranking import Step, reaching
 from mechdiff.experiments.stability import chosen_shares
 from mechdiff.provenance.records import job
 

@@ -1,7 +1,7 @@
 """Which heads would discovery choose again? Its examples resampled, its receivers as they were.
 
 1. Draw as many scenes as there are, with replacement; a head's score is the mean change over the drawn ones.
-2. Choose each group's heads from the resampled scores, as ``select_candidates`` of path patching does.
+2. Choose each group's heads from the resampled scores, as :func:`mechdiff.experiments.ranking.select_candidates` does.
 3. chosen = the share of resamples in which a head is among its group's.
 
 A head near the cut is chosen in some and not in others: it is unstable.
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mechdiff.circuits import Head
-from mechdiff.experiments.path_patching import Step
+from mechdiff.experiments.ranking import Step
 
 
 def chosen_shares(

@@ -8,6 +8,7 @@ elsewhere can tell that nothing was changed, records included.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -49,6 +50,7 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
     if torch := sys.modules.get("torch"):  # scripts that compute have imported it; the others need not wait for it
         torch.set_num_threads(snakemake.threads)
         torch.use_deterministic_algorithms(True)
+    gc.freeze()  # what was imported stays, and is not looked through for garbage again, least of all at the end
     started, clock = datetime.now(UTC), time.monotonic()
     notes: dict[str, Any] = {}
     try:
