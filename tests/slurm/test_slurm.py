@@ -95,7 +95,7 @@ def jobs(finished, env) -> dict[str, list[dict[str, str]]]:
 
 
 def same_tables(folder: Path, other: Path) -> None:
-    tables = [p for kind in ("tables", "verdict") for p in sorted((other / RUN / kind).iterdir())]
+    tables = [p for kind in ("tables", "figures", "verdict") for p in sorted((other / RUN / kind).iterdir())]
     compared = [p.relative_to(other) for p in tables if not p.name.endswith(".record.json")]
     assert len(compared) > 70
     for table in compared:

@@ -1,8 +1,9 @@
-"""A whole run whose config has markup in every free text: it arrives as text, on every page and in the report."""
+"""A run whose config has markup in every free text: it arrives as text, on every page and in the report."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import yaml
 
 from markup import NAMES, Page
 from mechdiff.provenance.audit import audit
-from small_run import CONFIG, mechdiff, new_folder, snakemake
+from small_run import CONFIG, mechdiff, snakemake
 
 pytestmark = pytest.mark.whole_run
 RUN = "results/test"
@@ -23,8 +24,9 @@ CAPTIONS = {"div", "p", "tt", "span", "em", "strong", "cite"}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = new_folder(tmp_path_factory.mktemp("markup") / "run")
+def folder(finished, tmp_path_factory) -> Path:
+    """The finished run with other names: all that shows them is made again."""
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("markup") / "run")
     config = yaml.safe_load((folder / CONFIG).read_text())
     for entry, name in zip(config["plan"], GROUP_NAMES, strict=True):
         entry["name"] = name
