@@ -249,7 +249,7 @@ def test_a_name_that_is_accepted_is_read_from_a_table_as_it_is_written(config, n
     assert read["model"].tolist() == [name]
 
 
-@pytest.mark.parametrize("text", STR_NA_VALUES)
+@pytest.mark.parametrize("text", sorted(STR_NA_VALUES))
 def test_every_text_that_pandas_takes_for_nothing_is_refused(config, text):
     refused = "is not allowed; allowed: text that can be seen, and that no reader of tables takes for"
     config["plan"][0]["name"] = text
