@@ -72,7 +72,7 @@ def run(folder: Path, env: dict[str, str], minutes: str) -> tuple[subprocess.Com
     return done, json.loads((folder / "out" / "gpu.json").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.whole_run
 def test_every_part_is_rehearsed_on_a_bare_machine(bare, tmp_path):
     done, found = run(tmp_path, bare, "600")  # no test is about time
     statuses = {name: part["status"] for name, part in found["parts"].items()}

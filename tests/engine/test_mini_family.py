@@ -11,7 +11,7 @@ from mechdiff.engine.examples import clean_examples, noise_examples
 from mechdiff.engine.run import Run
 from mechdiff.models.checkpoints import Checkpoint, read_tokenizer
 from mechdiff.models.loading import open_model
-from mechdiff.running.config import read_planted
+from mechdiff.organisms.files import read_family
 from mechdiff.tasks.boxes.dataset import build_split
 from mechdiff.tasks.boxes.task import BoxTask
 from micro import OBJECTS, ROOT
@@ -20,7 +20,7 @@ from random_runs import Setting
 SHIPPED = ROOT / "resources" / "models"
 PLANTED = {
     group: tuple(Head(*head) for head in heads)
-    for group, heads in read_planted(ROOT / "config" / "family.yaml").items()
+    for group, heads in read_family(ROOT / "config" / "family.yaml")["planted"].items()
 }
 PLACES = {"A": Position.LAST, "B": Position.LAST, "C": Position.QUERY_LABEL, "D": Position.PREVIOUS_QUERY_LABEL}
 
