@@ -24,8 +24,8 @@ def main() -> None:
     records = [read_record(file) for file in read_record(Path(parser.parse_args().run) / "manifest.json")["records"]]
     recording = 0.0
     for record in records:
-        code.imports.cache_clear()  # each job is a process of its own
-        code.what_it_does.cache_clear()
+        for kept in (code.imports, code.what_it_does, code.syntax_tree):
+            kept.cache_clear()  # each job is a process of its own
         started = time.perf_counter()
         hashed_files(file["path"] for file in (*record["inputs"], *record["outputs"]))
         environment(1), git_state(), code_version(SCRIPTS / f"{record['rule']}.py")

@@ -94,7 +94,7 @@ README = (ROOT / "README.md").read_text()
 def shipped(request, tables) -> Path:
     """The folder of the default run, which the README shows."""
     if request.config.getoption("--run-name") != "mini":
-        pytest.skip("the README shows the default run")
+        pytest.skip("README and documents show the run mini, and --run-name names another")
     return tables.parent
 
 

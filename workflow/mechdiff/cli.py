@@ -61,7 +61,7 @@ def _audit(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from mechdiff.provenance.explain import explain
+    from mechdiff.provenance.explain import explain  # pandas, which an audit need not wait for
     from mechdiff.provenance.explanation import explanation_text
 
     found = explain(options.table, options.row, options.column)
@@ -69,7 +69,7 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _diff(options: argparse.Namespace) -> None:
-    from mechdiff.provenance.diff import diff_text
+    from mechdiff.provenance.diff import diff_text  # pandas, as above
 
     print(diff_text(options.a, options.b))
 

@@ -31,7 +31,7 @@ from mechdiff.common.errors import InputError
 from mechdiff.models.attention import Attend, Scoring, standing_in, way_of
 from mechdiff.models.checkpoints import Shape
 
-# Families that the engine is tested on, against whole forward passes; any other one takes those (reference.py).
+# Families that the engine is tested on, against whole forward passes; any other one takes those (engine/plain.py).
 FAMILIES = frozenset(
     {
         *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "stablelm"),

@@ -1,10 +1,10 @@
 """Audit of a run: re-hash every artefact behind and among its results and name the first file that does not match.
 
-Steps, from the beginning of the chain to its end, so that the first file named is where it broke:
-
-1. The manifest and the records are what was sealed, and records are put in order (:mod:`mechdiff.provenance.sealed`).
-2. Each file a record names is hashed: inputs that no job made (weights, object lists), then outputs.
-3. What a job read is what the job before it wrote, and what it read of the run some job wrote.
+1. The manifest and the records are what was sealed, and records are put in order, from the beginning of the chain to
+   its end (:mod:`mechdiff.provenance.sealed`).
+2. What a job read is what the job before it wrote, and what it read of the run some job wrote.
+3. Each file that a record names is hashed, record by record, inputs before outputs: the first file named is where the
+   chain broke.
 4. The run's folder has no file that no record names. Logs are not artefacts; nor is what tells of a whole run.
 5. In an archive (module ``archive``) weights and activations may be missing, and are then listed; what is packed beside
    the artefacts has the sha256 of the archive's list; its program is module ``self_audit``.

@@ -32,7 +32,7 @@ def imported_modules(script: str | Path) -> list[Path]:
 def imports(file: Path, changed: int) -> list[Path]:
     """The modules of this package that a file imports itself; changed: when it was [ns]."""
     found = []
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(syntax_tree(file, changed)):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -73,7 +73,13 @@ def version_of(modules: Mapping[str, str]) -> str:
 @cache
 def what_it_does(file: Path, changed: int) -> str:
     """sha256 of a file's syntax tree without docstrings, as hex; changed: when the file was [ns]."""
-    return digest(_plain(ast.parse(file.read_text(encoding="utf-8"))))
+    return digest(_plain(syntax_tree(file, changed)))
+
+
+@cache
+def syntax_tree(file: Path, changed: int) -> ast.Module:
+    """A file as Python reads it; changed: when the file was [ns]."""
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def _plain(node: Any) -> Any:

@@ -9,8 +9,7 @@ each run says who it is, by a folder of its own name that its jobs know of (``ME
 2. Before its first job it tells its jobs the config and the code that it began with (``tell``); a job on a node takes
    them from there and notes its number in Slurm (``told``). Whatever is edited meanwhile is for the next run.
 3. Before its first job it also ends what dead runs left (``take_over``): their folders go, so that no job of theirs
-   begins any more or puts an output in its place (:mod:`mechdiff.running.staging`), and those
-   that Slurm runs are cancelled.
+   begins any more or puts an output in its place (module ``staging``), and those that Slurm runs are cancelled.
 4. And it locks the folders that its jobs write into, in these folders themselves (``lock``). It does not start where
    another run holds one; that of a dead run it takes over.
 """

@@ -14,10 +14,8 @@ from string import ascii_lowercase
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import text_to_path
 
-from mechdiff.report.figures.style import COLOURS, PAGE, SMALL, canvas, in_house_style
+from mechdiff.report.figures.style import COLOURS, PAGE, canvas, in_house_style, inches
 
 COLUMNS = {"desideratum": 0.95, "alternate": 2.62, "original": 2.62, "target": 0.81}  # widths in inches
 MARGIN, GAP, LINE = 0.08, 0.14, 0.135  # inches
@@ -95,10 +93,7 @@ def _runs(line: list[tuple[str, tuple[str, str]]]) -> list[tuple[str, tuple[str,
 
 def _width(text: str, form: tuple[str, str]) -> float:
     """Inches, the advance of a space at the end included."""
-    font = FontProperties(family="DejaVu Sans", weight=form[0], size=SMALL)
-    measure = (text_to_path.get_text_width_height_descent(t, font, False)[0] for t in (f"{text}|", "|"))
-    with_bar, bar = measure
-    return (with_bar - bar) / 72
+    return inches(f"{text}|", weight=form[0]) - inches("|", weight=form[0])
 
 
 def _write(axis: Axes, row: dict[str, list], top: float) -> None:

@@ -185,9 +185,9 @@ def key_below(figure: Figure, names: dict[str, str]) -> None:
     figure.supxlabel(",\n".join(lines), fontsize=SMALL)
 
 
-def titled(group: str, name: str, inches: float) -> str:
-    """``(A) Value Fetcher``, wrapped to a width."""
-    return textwrap.fill(f"({group}) {short(name)}", max(8, int(inches / 0.063)))
+def titled(group: str, name: str, width: float) -> str:
+    """``(A) Value Fetcher``, wrapped to a width [inches]."""
+    return textwrap.fill(f"({group}) {short(name)}", max(8, int(width / 0.063)))
 
 
 def short(name: str, widest: float = WIDEST) -> str:
@@ -200,9 +200,10 @@ def short(name: str, widest: float = WIDEST) -> str:
     return cut
 
 
-def inches(text: str, size: float = SMALL) -> float:
-    """How wide a line of text is drawn."""
-    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)
+def inches(text: str, weight: str = "normal") -> float:
+    """How wide a line of small text is drawn."""
+    font = FontProperties(family="DejaVu Sans", weight=weight, size=SMALL)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, False)
     return width / 72
 
 
